@@ -1,0 +1,1 @@
+"""Checkpoint to engine: graphs, export and the embedded molmo2-nano."""

@@ -1,0 +1,1 @@
+"""Light to clip: frames, image encodings, the sliding clip, and sources of frames."""

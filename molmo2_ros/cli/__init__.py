@@ -1,0 +1,1 @@
+"""The `molmo2` command."""

@@ -1,0 +1,29 @@
+"""Typed errors: each message says what was met, what was expected and what to do."""
+
+
+class Molmo2Error(Exception):
+    """Root of everything that this package raises on bad input; a node turns it into a diagnostic."""
+
+
+class ImageError(Molmo2Error):
+    """An image, video or image message that cannot be read or converted."""
+
+
+class QueryError(Molmo2Error):
+    """A question that is empty, too long, malformed, or that the loaded model cannot answer."""
+
+
+class EngineError(Molmo2Error):
+    """An engine folder that is missing, altered, incompatible, or that failed while running."""
+
+
+class AnswerError(Molmo2Error):
+    """Model output that cannot be turned into the typed answer that was asked for."""
+
+
+class ConfigError(Molmo2Error):
+    """A parameter or configuration file with an unknown key or a value out of range."""
+
+
+class DataError(Molmo2Error):
+    """Training or evaluation data that is missing, malformed or inconsistent."""

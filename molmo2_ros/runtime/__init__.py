@@ -1,0 +1,1 @@
+"""Prompt to tokens: engines, the feature cache and decoding."""

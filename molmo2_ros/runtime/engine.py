@@ -1,0 +1,70 @@
+"""What every inference engine offers, whoever runs it.
+
+Letters: B batch, S new tokens, P past tokens, T = P + S, L wanted logits, V vocabulary, D width of the
+language model, K views, N patches a view, C = 588 values a patch, M visual tokens, W patches pooled
+into one token.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo2_ros.runtime.manifest import Manifest
+
+KV = Any  # engine-owned handle of keys and values; opaque to everyone else
+
+
+class Engine(Protocol):
+    """A loaded vision tower and language model."""
+
+    manifest: Manifest
+
+    def encode(
+        self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Turn views into visual features.
+
+        Args:
+            patches_KNC: normalised patches of K views, float32 [K, N, 588].
+            pooling_MW: indices into the K * N patches for each visual token, -1 where padded.
+
+        Returns:
+            features, float32 [M, D], to be ADDED to the embedding of `<im_patch>`.
+        """
+        ...
+
+    def empty_kv(self, batch: int = 1) -> KV:
+        """A cache of no tokens."""
+        ...
+
+    def forward(
+        self,
+        ids_BS: npt.NDArray[np.int64],
+        positions_BS: npt.NDArray[np.int64],
+        bias_B1ST: npt.NDArray[np.float32],
+        kv: KV,
+        *,
+        visual_BSD: npt.NDArray[np.float32] | None = None,
+        logit_indices_L: npt.NDArray[np.int64] | None = None,
+    ) -> tuple[npt.NDArray[np.float32], KV]:
+        """Run S new tokens on top of `kv`; `kv` itself stays valid (branches may share it).
+
+        Args:
+            ids_BS: token ids.
+            positions_BS: rotary positions.
+            bias_B1ST: additive attention mask, 0 where seen and a large negative number where not.
+            kv: cache of P tokens.
+            visual_BSD: features to add to the embeddings; None for text only.
+            logit_indices_L: which of the S tokens to give logits for; None for the last one.
+
+        Returns:
+            logits float32 [B, L, V] and the cache of T tokens.
+        """
+        ...
+
+    def repeat_kv(self, kv: KV, batch: int) -> KV:
+        """The same cache for `batch` rows: several questions about one clip."""
+        ...

@@ -1,0 +1,1 @@
+"""Answered frame to now: flow, identity and depth."""

@@ -1,0 +1,1 @@
+"""Scenes and logs to a better model: the Molmo2-specific training."""
