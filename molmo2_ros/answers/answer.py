@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from molmo2_ros.prompt.query import Query
+from molmo2_ros.answers.confidence import WrittenToken, point_confidence
+from molmo2_ros.answers.problems import (
+    drop_duplicates,
+    drop_unknown_images,
+    drop_unplaceable,
+    note_frozen,
+    note_rows,
+)
+from molmo2_ros.answers.text import ParsedAnswer, ParsedPoint, parse_answer
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.prompt.query import Query, QueryKind
+
+MAX_PROBLEMS = 8  # lines of an answer's `problems`; the rest is counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +64,98 @@ class Answer:
     partial: bool = False  # the model is still writing
     problems: tuple[str, ...] = ()  # degenerate or ungrammatical parts, in words
     timing: Timing = field(default_factory=Timing)
+
+
+def read_answer(
+    query: Query,
+    text: str,
+    frames: Sequence[Frame],
+    *,
+    are_images: bool = False,
+    tokens: Sequence[WrittenToken] = (),
+    partial: bool = False,
+    truncated: bool = False,
+    timing: Timing | None = None,
+) -> Answer:
+    """Turn the model's words into an answer about the frames that it saw.
+
+    Args:
+        query: what was asked.
+        text: the model's words, control tokens removed.
+        frames: those shown, in time order; for images in the order shown.
+        are_images: groups of points are opened by an image number instead of a stamp.
+        tokens: the tokens of `text`, for the points' confidence.
+        partial: the model is still writing.
+        truncated: a limit cut the answer off.
+        timing: what it cost.
+
+    Returns:
+        the answer; points that belong to no frame shown are dropped, and named in `problems`.
+    """
+    parsed = parse_answer(text, complete=not (partial or truncated))
+    problems = list(parsed.problems)
+    if are_images:
+        points = drop_unknown_images(parsed.points, len(frames), problems)
+    else:
+        start_ns = frames[0].stamp_ns
+        times_s = [(frame.stamp_ns - start_ns) / 1e9 for frame in frames]
+        points = drop_unplaceable(parsed.points, times_s, problems)
+    points = drop_duplicates(points, problems)
+    note_rows(points, problems)
+    if parsed.is_track and not partial and not are_images:
+        note_frozen(points, frames, problems)
+    if not parsed.truncated:
+        _note_silence(query, text, parsed, problems)
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS - 1 :] = [f"and {len(problems) - MAX_PROBLEMS + 1} more problems"]
+    numbered = are_images and len(frames) > 1
+    return Answer(
+        query=query,
+        text=text,
+        stamps_ns=tuple(frame.stamp_ns for frame in frames),
+        points=tuple(
+            AnsweredPoint(
+                object_id=point.object_id,
+                time_s=0.0 if are_images else point.stamp,
+                x=point.x,
+                y=point.y,
+                image_index=int(point.stamp) if numbered else None,
+                confidence=point_confidence(point, tokens),
+            )
+            for point in points
+        ),
+        count=_count(query, parsed, points, problems),
+        label=parsed.label,
+        is_track=parsed.is_track,
+        none=parsed.none,
+        truncated=parsed.truncated and not partial,
+        partial=partial,
+        problems=tuple(problems),
+        timing=timing or Timing(),
+    )
+
+
+def _count(
+    query: Query, parsed: ParsedAnswer, points: Sequence[ParsedPoint], problems: list[str]
+) -> int | None:
+    stated = parsed.stated_count
+    if stated is not None:
+        if points and stated != len(points):
+            problems.append(f"states a total of {stated} but points to {len(points)}")
+        return stated
+    if query.kind is not QueryKind.COUNT or parsed.truncated:
+        return None
+    if parsed.none:
+        return 0
+    return len(points) or None
+
+
+def _note_silence(query: Query, text: str, parsed: ParsedAnswer, problems: list[str]) -> None:
+    if query.kind is QueryKind.ASK or parsed.points or parsed.none:
+        return
+    if not text.strip():
+        # An empty answer is legal for a track: every frame was hidden.
+        if query.kind is not QueryKind.TRACK:
+            problems.append("the answer is empty")
+    elif parsed.stated_count is None:
+        problems.append("the answer has no point and does not say that there are none")
