@@ -50,8 +50,8 @@ class Frame:
         image = self.image
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ImageError(
-                f"image is {image.dtype} {list(image.shape)}, expected non-empty uint8 [H, W, 3] RGB; "
-                "convert it with molmo2_ros.camera.encodings"
+                f"image is {image.dtype} {list(image.shape)}, expected non-empty uint8 [H, W, 3] "
+                "RGB; convert it with molmo2_ros.camera.encodings"
             )
         image.flags.writeable = False
 
