@@ -55,7 +55,7 @@ def sample_still(
     """
     scene = world.arrange(rng, num_objects)
     renderer = _draw_renderer(rng, size, aspect)
-    return _clip([renderer.render(scene)], scene.objects)
+    return _stack([renderer.render(scene)], scene.objects)
 
 
 def sample_clip(
@@ -89,7 +89,7 @@ def sample_clip(
     for t in range(num_frames):
         plan.apply(t)
         views.append(renderer.render(scene))
-    return _clip(views, scene.objects)
+    return _stack(views, scene.objects)
 
 
 def draw_absence(rng: np.random.Generator, num_frames: int) -> Floats:
@@ -127,9 +127,9 @@ class _Plan:
         moves_objects = not moves_camera or rng.random() < 0.75
         start = np.array([item.position for item in scene.items])
         self._rotations = [item.rotation for item in scene.items]
-        self._positions, self._turns_deg = _wander(start, rng, num_frames, pace * moves_objects)
+        self._positions, self._turns_deg = wander(start, rng, num_frames, pace * moves_objects)
         self._present = np.ones((num_frames, len(scene.items)), bool)
-        self._cameras = _drift(scene.camera, rng, num_frames, pace * moves_camera)
+        self._cameras = drift(scene.camera, rng, num_frames, pace * moves_camera)
         self._hands: list[tuple[Item, Floats]] = []
         self._steady_clutter = len(scene.clutter)
 
@@ -228,7 +228,7 @@ class _Plan:
             self._positions[t, cover, :2] = here + away[t] * (spot - here)
 
 
-def _wander(
+def wander(
     start: Floats, rng: np.random.Generator, num_frames: int, pace: float
 ) -> tuple[Floats, Floats]:
     """Positions [T, J, 3] and turns [T, J] of objects that drift and turn round when they meet."""
@@ -255,7 +255,7 @@ def _wander(
     return positions, turns_deg
 
 
-def _drift(
+def drift(
     start: CameraPose, rng: np.random.Generator, num_frames: int, pace: float
 ) -> list[CameraPose]:
     """A camera that circles, rises, nears and shifts at even speed with a little shake."""
@@ -284,7 +284,7 @@ def _draw_renderer(
     return RayRenderer(Intrinsics.from_view(width, height, rng.uniform(40, 52), aspect))
 
 
-def _clip(views: list[View], objects: tuple[SceneObject, ...]) -> LabelledClip:
+def _stack(views: list[View], objects: tuple[SceneObject, ...]) -> LabelledClip:
     clip = LabelledClip(
         frames=np.stack([view.rgb for view in views]),
         instances=np.stack([view.instances for view in views]),

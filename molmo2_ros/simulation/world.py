@@ -6,6 +6,7 @@ the camera looks from -y.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,16 +72,18 @@ class CameraPose:
     @property
     def rotation(self) -> npt.NDArray[np.float64]:
         """[3, 3] world from optical frame (x right, y down, z forward; REP 103)."""
-        azimuth, elevation = np.radians(self.azimuth_deg), np.radians(-self.elevation_deg)
-        forward = np.array(
+        cos_a, sin_a = np.cos(np.radians(self.azimuth_deg)), np.sin(np.radians(self.azimuth_deg))
+        cos_e, sin_e = (
+            np.cos(np.radians(self.elevation_deg)),
+            np.sin(np.radians(self.elevation_deg)),
+        )
+        upright = np.array(
             [
-                np.cos(elevation) * np.cos(azimuth),
-                np.cos(elevation) * np.sin(azimuth),
-                np.sin(elevation),
+                [sin_a, -sin_e * cos_a, cos_e * cos_a],
+                [-cos_a, -sin_e * sin_a, cos_e * sin_a],
+                [0.0, -cos_e, -sin_e],
             ]
         )
-        right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
-        upright = np.stack([right, np.cross(forward, right), forward], axis=1)
         return upright @ rotation_z(self.roll_deg)
 
     @property
@@ -154,7 +157,7 @@ class World:
             num_objects = int(rng.integers(1, 3) if few else rng.integers(3, 8))
         categories = draw_categories(rng, num_objects)
         scene = Scene(
-            room=self._draw_room(rng),
+            room=draw_room(rng, self.textures),
             camera=draw_camera(rng),
             objects=(),
             items=[],
@@ -172,10 +175,19 @@ class World:
             scene.clutter.append(place_clutter(arm, base, rotation_z(rng.uniform(-35, 35))))
         return scene
 
-    def make_item(self, rng: np.random.Generator, category: int, colour: int) -> Item:
-        """One object with a random shape, shade and yaw in the middle of the table."""
+    def make_item(
+        self, rng: np.random.Generator, category: int, colour: int, variant: int | None = None
+    ) -> Item:
+        """One object with a random shade and yaw in the middle of the table.
+
+        Args:
+            rng: the only source of chance.
+            category: index into CATEGORIES.
+            colour: index into COLOUR_NAMES, or OWN_COLOUR.
+            variant: which shape; None: drawn.
+        """
         variants = self.shapes[category]
-        shape = variants[int(rng.integers(len(variants)))]
+        shape = variants[int(rng.integers(len(variants))) if variant is None else variant]
         palette = shape.colours * np.float32(rng.uniform(0.92, 1.08))
         if colour != OWN_COLOUR:
             paint = np.array(COLOURS[COLOUR_NAMES[colour]]) * rng.uniform(0.9, 1.1)
@@ -187,24 +199,24 @@ class World:
             rotation=rotation_z(rng.uniform(0, 360)),
         )
 
-    def _draw_room(self, rng: np.random.Generator) -> Room:
-        table, floor, wall = (
-            self.textures[i] for i in rng.choice(len(self.textures), 3, replace=False)
-        )
-        angle, slant = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.7)
-        down = np.array([np.cos(angle) * slant, np.sin(angle) * slant, -1.0])
-        return Room(
-            table_half=(rng.uniform(0.42, 0.75), rng.uniform(0.34, 0.50)),
-            wall_y=rng.uniform(0.8, 1.8),
-            table=table,
-            floor=floor,
-            wall=wall,
-            table_turn_deg=rng.uniform(0, 180),
-            lamp=-1.7 * down / np.linalg.norm(down),
-            lamp_colour=rng.uniform(0.32, 0.60) * rng.uniform(0.88, 1.0, 3),
-            ambient=rng.uniform(0.20, 0.36),
-            headlight=rng.uniform(0.10, 0.25),
-        )
+
+def draw_room(rng: np.random.Generator, textures: Sequence[npt.NDArray[np.uint8]]) -> Room:
+    """Surfaces, sizes and light."""
+    table, floor, wall = (textures[i] for i in rng.choice(len(textures), 3, replace=False))
+    angle, slant = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.7)
+    down = np.array([np.cos(angle) * slant, np.sin(angle) * slant, -1.0])
+    return Room(
+        table_half=(rng.uniform(0.42, 0.75), rng.uniform(0.34, 0.50)),
+        wall_y=rng.uniform(0.8, 1.8),
+        table=table,
+        floor=floor,
+        wall=wall,
+        table_turn_deg=rng.uniform(0, 180),
+        lamp=-1.7 * down / np.linalg.norm(down),
+        lamp_colour=rng.uniform(0.32, 0.60) * rng.uniform(0.88, 1.0, 3),
+        ambient=rng.uniform(0.20, 0.36),
+        headlight=rng.uniform(0.10, 0.25),
+    )
 
 
 def draw_categories(rng: np.random.Generator, num_objects: int) -> list[int]:
