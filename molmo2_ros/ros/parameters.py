@@ -1,0 +1,159 @@
+"""The parameters of each node, one frozen dataclass each; docs/parameters.md is made from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from molmo2_ros.ros.settings import setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraParameters:
+    """What `camera_node` plays and how it is published."""
+
+    source: str = setting(
+        "table",
+        "What to play: `table` (the simulated robot table), a video file, a folder of images, one "
+        "image, or a camera device such as /dev/video0.",
+    )
+    rate_hz: float = setting(
+        0.0,
+        "Frames published a second; 0 keeps the source's own rate.",
+        unit="Hz",
+        minimum=0.0,
+        maximum=240.0,
+    )
+    loop: bool = setting(
+        True, "Start a file or folder again at its end; otherwise the node ends with it.", live=True
+    )
+    frame_id: str = setting(
+        "camera_optical_frame",
+        "frame_id of every message: an optical frame of REP 103 (x right, y down, z forward).",
+    )
+    encoding: str = setting(
+        "rgb8", "Encoding of the published image.", choices=("rgb8", "bgr8"), live=True
+    )
+    image_reliability: str = setting(
+        "reliable",
+        "Reliability offered on the image topics; `reliable` serves best-effort subscribers too.",
+        choices=("reliable", "best_effort"),
+    )
+    publish_compressed: bool = setting(
+        False, "Publish image/compressed (JPEG) beside the raw image.", live=True
+    )
+    jpeg_quality: int = setting(
+        85, "JPEG quality of image/compressed.", minimum=10, maximum=100, live=True
+    )
+    horizontal_fov_deg: float = setting(
+        0.0,
+        "Horizontal field of view of a file or device, which gives camera_info its focal length; "
+        "0 publishes an uncalibrated camera_info (k all zero). The table knows its own optics.",
+        unit="degrees",
+        minimum=0.0,
+        maximum=170.0,
+    )
+    table_width: int = setting(
+        320, "Width of the simulated table's image.", unit="px", minimum=64, maximum=1920
+    )
+    table_height: int = setting(
+        240, "Height of the simulated table's image.", unit="px", minimum=48, maximum=1080
+    )
+    table_seed: int = setting(
+        0, "Which table: shapes, colours, layout and motion.", minimum=0, maximum=2**31 - 1
+    )
+    diagnostics_period_s: float = setting(
+        1.0, "Time between two messages on /diagnostics.", unit="s", minimum=0.1, maximum=60.0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroundingParameters:
+    """What `grounding_node` asks, of whom, and what it publishes."""
+
+    engine: str = setting(
+        "nano",
+        "Folder of the engine (manifest.json, vision.onnx, decoder.onnx, tokenizer.json); `nano` "
+        "is the small model that comes with the package.",
+    )
+    threads: int = setting(
+        0, "CPU threads of the engine; 0 lets it choose.", minimum=0, maximum=256
+    )
+    autostart: bool = setting(
+        True, "Configure and activate at start; false leaves both to a lifecycle client."
+    )
+    queries: tuple[str, ...] = setting(
+        ("",),
+        "Standing queries, each `[name=]kind: words` with kind track, point, count or ask; "
+        "replaces those that the parameter held before and leaves those of ~/query alone. One "
+        "empty string stands for none.",
+        live=True,
+    )
+    max_queries: int = setting(16, "Standing queries that may run at once.", minimum=1, maximum=256)
+    image_transport: str = setting(
+        "raw", "Subscribe to `image` or to `image/compressed`.", choices=("raw", "compressed")
+    )
+    image_reliability: str = setting(
+        "best_effort",
+        "Reliability asked of the image topics; `reliable` cures lost large images only where the "
+        "camera offers it.",
+        choices=("best_effort", "reliable"),
+    )
+    use_depth: bool = setting(
+        True, "Subscribe to depth and depth/camera_info, and lift points to metres."
+    )
+    depth_tolerance_s: float = setting(
+        0.05,
+        "Largest difference between the stamps of an image and the depth that is used for it.",
+        unit="s",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+    clip_duration_s: float = setting(
+        5.0,
+        "Length of the clip that a query is asked about.",
+        unit="s",
+        minimum=0.5,
+        maximum=10.0,
+    )
+    clip_max_frames: int = setting(
+        128, "Frames kept of the clip; more memory, finer times.", minimum=2, maximum=384
+    )
+    answer_rate_hz: float = setting(
+        0.0,
+        "Answers a second for each standing query; 0 asks again as soon as the engine is free.",
+        unit="Hz",
+        minimum=0.0,
+        maximum=60.0,
+        live=True,
+    )
+    target_max_age_s: float = setting(
+        3.0,
+        "A target that no answer has confirmed for longer is dropped.",
+        unit="s",
+        minimum=0.1,
+        maximum=60.0,
+        live=True,
+    )
+    min_quality: float = setting(
+        0.2,
+        "Optical-flow quality under which a carried target is not published.",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+    overlay: bool = setting(
+        True, "Draw ~/overlay/compressed while somebody subscribes to it.", live=True
+    )
+    overlay_quality: int = setting(
+        80, "JPEG quality of the overlay.", minimum=10, maximum=100, live=True
+    )
+    diagnostics_period_s: float = setting(
+        1.0, "Time between two messages on /diagnostics.", unit="s", minimum=0.1, maximum=60.0
+    )
+
+
+NODES: dict[str, type[CameraParameters] | type[GroundingParameters]] = {
+    "camera_node": CameraParameters,
+    "grounding_node": GroundingParameters,
+}
