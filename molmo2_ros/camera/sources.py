@@ -135,7 +135,7 @@ class VideoSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._capture: Any = cv2.VideoCapture(str(path))
-        self._first: npt.NDArray[np.uint8] | None = None
+        self._first: Any = None
         if self._capture.isOpened():
             _, self._first = self._capture.read()
         if self._first is None:
