@@ -1,0 +1,112 @@
+"""Endless examples for training: rendered or composed, changed at random, with their questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from molmo2_ros.simulation.motion import LabelledClip
+from molmo2_ros.simulation.sprites import SpriteComposer
+from molmo2_ros.training.augment import augment_clip, augment_still, pan_still
+from molmo2_ros.training.config import TrainConfig
+from molmo2_ros.training.pool import ASPECT_SHARES, ASPECTS, Pool
+from molmo2_ros.training.scenes import (
+    Question,
+    Sightings,
+    clip_questions,
+    locate,
+    still_questions,
+)
+
+GRID_S = 0.5  # between the frames of a clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A clip, where its objects are, and what is asked about it."""
+
+    clip: LabelledClip
+    sightings: Sightings
+    stamps_s: tuple[float, ...]
+    questions: tuple[Question, ...] = ()
+
+
+class ExampleStream:
+    """Draws examples from pools of rendered scenes and from sprites.
+
+    Args:
+        config: shares of the sources.
+        stills: rendered stills.
+        clips: rendered clips.
+        composers: compose scenes on the fly, one per aspect of ASPECTS.
+        rng: the only source of chance; the composers share it.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        stills: Pool,
+        clips: Pool,
+        composers: Sequence[SpriteComposer],
+        rng: np.random.Generator,
+    ) -> None:
+        self._config = config
+        self._stills = stills
+        self._clips = clips
+        self._composers = composers
+        self.rng = rng
+
+    def still(self) -> Example:
+        """One frame, no questions."""
+        if self.rng.random() < self._config.sprite_share:
+            clip = self._composer().still()
+        else:
+            clip = augment_still(self._stills.draw(self.rng), self.rng)
+        return Example(clip=clip, sightings=locate(clip), stamps_s=(0.0,))
+
+    def asked_still(self, num_questions: int) -> Example:
+        """One frame with at least two questions."""
+        while True:
+            example = self.still()
+            questions = still_questions(example.sightings, self.rng, num_questions)
+            if len(questions) >= 2:
+                return _with_questions(example, questions)
+
+    def asked_clip(self, num_frames: int) -> Example:
+        """A clip with at least three tracking questions."""
+        while True:
+            clip = self._draw_clip(num_frames)
+            sightings = locate(clip)
+            stamps_s = self._draw_stamps(num_frames)
+            questions = clip_questions(sightings, stamps_s, self.rng)
+            if len(questions) >= 3:
+                example = Example(clip=clip, sightings=sightings, stamps_s=stamps_s)
+                return _with_questions(example, questions)
+
+    def _draw_clip(self, num_frames: int) -> LabelledClip:
+        source = self.rng.random()
+        if source < self._config.sprite_share:
+            return self._composer().clip(num_frames)
+        if source < self._config.sprite_share + self._config.pan_share:
+            return pan_still(self._stills.draw(self.rng), self.rng, num_frames)
+        return augment_clip(self._clips.draw(self.rng), self.rng, num_frames)
+
+    def _composer(self) -> SpriteComposer:
+        return self._composers[int(self.rng.choice(len(ASPECTS), p=ASPECT_SHARES))]
+
+    def _draw_stamps(self, num_frames: int) -> tuple[float, ...]:
+        stamps = GRID_S * np.arange(num_frames)
+        if self.rng.random() < self._config.stamp_jitter_share:
+            stamps[1:] += self.rng.integers(-1, 2, num_frames - 1) / 10
+        return tuple(round(float(s), 1) for s in stamps)
+
+
+def _with_questions(example: Example, questions: Sequence[Question]) -> Example:
+    return Example(
+        clip=example.clip,
+        sightings=example.sightings,
+        stamps_s=example.stamps_s,
+        questions=tuple(questions),
+    )

@@ -1,0 +1,348 @@
+"""Train molmo2-nano from nothing: `torchrun --nproc-per-node 2 -m molmo2_ros.training.train`.
+
+Read downwards: render what is missing, then the stages of the configuration. Steps are counted,
+not time, so a run does not depend on the machine's speed. A stopped run goes on from its last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from molmo2_ros.simulation.sprites import SpriteComposer, Sprites
+from molmo2_ros.training.config import StageConfig, TrainConfig, load_config
+from molmo2_ros.training.losses import DenseHeads, TextReader, dense_labels, dense_loss
+from molmo2_ros.training.model import (
+    build_model,
+    encode_frames,
+    pooling_windows,
+    save_checkpoint,
+    to_patches,
+)
+from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
+from molmo2_ros.training.pool import ASPECTS, Pool, render_pool
+from molmo2_ros.training.schedule import learning_rate
+from molmo2_ros.training.stream import Example, ExampleStream
+from molmo2_ros.training.trees import TreeBatch, TreeWriter
+
+log = logging.getLogger("train")
+
+VISION_PARTS = ("vision_tower", "multi_modal_projector")
+_MUON_PARTS = ("layers", "image_pooling", "image_projector")  # hidden matrices
+
+
+class Trainer:
+    """A model in training on this process; gradients are averaged over all processes."""
+
+    def __init__(self, config: TrainConfig, folder: Path, device: torch.device) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        torch.manual_seed(config.seed)
+        self.tokenizer = train_nano_tokenizer(config.model.vocab_size)
+        self.model = build_model(config.model, self.tokenizer).to(device).train()
+        self.heads = DenseHeads(config.model).to(device)
+        self.modules = nn.ModuleDict({"model": self.model, "heads": self.heads})
+        self.reader = TextReader(self.model)
+        self.writer = TreeWriter(self.tokenizer, config.model.token_grid)
+        self.windows = pooling_windows(config.model).to(device)
+        self.stage_index, self.step = 0, 0
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.rng = np.random.default_rng([config.seed, self.rank])
+        self.stream = self._open_stream()
+
+    def _open_stream(self) -> ExampleStream:
+        pool, side = self.folder / "pool", self.config.model.image_size
+        sprites = Sprites.cached(self.folder / "sprites.npz", self.config.sprite_seed)
+        composers = [SpriteComposer(sprites, self.rng, (side, side), aspect) for aspect in ASPECTS]
+        return ExampleStream(
+            self.config, Pool(pool, "still"), Pool(pool, "clip"), composers, self.rng
+        )
+
+    # --- one step ------------------------------------------------------------------------------
+
+    def _encode(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = np.concatenate([example.clip.frames for example in examples])
+        images = torch.from_numpy(frames).to(self.device)
+        patches = to_patches(images, self.config.model.patch_size)
+        return encode_frames(self.model, patches, self.windows)
+
+    def _dense(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        features, patches = self._encode(examples)
+        labels = dense_labels(
+            np.concatenate([e.clip.instances for e in examples]),
+            [e.sightings for e in examples],
+            self.config.model,
+            self.device,
+        )
+        result = dense_loss(self.heads, patches, features, labels, self.config.model.token_grid)
+        seen = {
+            "dense": result.loss.item(),
+            "patch": result.patch_accuracy,
+            "token": result.token_accuracy,
+            "digit": result.digit_accuracy,
+        }
+        return result.loss, features, seen
+
+    def _write(self, examples: list[Example]) -> TreeBatch:
+        trees = [self.writer.write(e.stamps_s, e.questions) for e in examples]
+        return self.writer.collate(trees, len(examples[0].stamps_s), self.device)
+
+    def _images_step(self, stage: StageConfig) -> dict[str, float]:
+        loss, _, seen = self._dense([self.stream.still() for _ in range(stage.images)])
+        loss.backward()  # type: ignore[no-untyped-call]
+        return seen
+
+    def _stills_step(self, stage: StageConfig) -> dict[str, float]:
+        examples = [self.stream.asked_still(stage.questions) for _ in range(stage.stills)]
+        dense, features, seen = self._dense(examples)
+        text = self.reader.loss(self._write(examples), features, self.heads)
+        loss = text.text + self.config.look_weight * text.looks + self.config.dense_weight * dense
+        loss.backward()  # type: ignore[no-untyped-call]
+        seen |= {
+            "still_text": text.text.item(),
+            "still_token": text.token_accuracy,
+            "still_look": text.digit_look_accuracy,
+            "still_next": text.next_look_accuracy,
+        }
+        return seen
+
+    def _clips_step(self, stage: StageConfig) -> dict[str, float]:
+        lengths = list(stage.clip_shares)
+        shares = np.array(list(stage.clip_shares.values()))
+        num_frames = int(self.rng.choice(lengths, p=shares / shares.sum()))
+        examples = [self.stream.asked_clip(num_frames) for _ in range(stage.clips[num_frames])]
+        # Clips do not train the vision tower, the stills beside them do: a third of the cost saved.
+        with torch.no_grad():
+            features, _ = self._encode(examples)
+        features = features.reshape(len(examples), -1, features.shape[-1])
+        text = self.reader.loss(self._write(examples), features, self.heads)
+        loss = (
+            text.text
+            + self.config.look_weight * text.looks
+            + self.config.frame_weight * text.frames
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {
+            "clip_text": text.text.item(),
+            "clip_token": text.token_accuracy,
+            "clip_look": text.digit_look_accuracy,
+            "clip_next": text.next_look_accuracy,
+            "clip_frame": text.frames.item(),
+        }
+
+    def _train_step(self, stage: StageConfig) -> dict[str, float]:
+        seen: dict[str, float] = {}
+        if stage.images:
+            seen |= self._images_step(stage)
+        if stage.stills:
+            seen |= self._stills_step(stage)
+        if stage.clips:
+            seen |= self._clips_step(stage)
+        parameters = self._trained(stage)
+        self._average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        rate = learning_rate(stage, self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            optimizer.step()
+            optimizer.zero_grad()
+        return seen
+
+    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
+        if self.world == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([p.grad.flatten() for p in parameters])  # type: ignore[union-attr]
+        dist.all_reduce(flat)
+        flat /= self.world
+        start = 0
+        for parameter in parameters:
+            end = start + parameter.numel()
+            parameter.grad.copy_(flat[start:end].view_as(parameter))  # type: ignore[union-attr]
+            start = end
+
+    # --- stages --------------------------------------------------------------------------------
+
+    def _trained(self, stage: StageConfig) -> list[nn.Parameter]:
+        return [p for _, p in self._named(stage)]
+
+    def _named(self, stage: StageConfig) -> list[tuple[str, nn.Parameter]]:
+        """The parameters of a stage: without text only what the dense heads reach.
+
+        A parameter that gets no gradient must not be given to the optimiser: weight decay would
+        shrink it.
+        """
+        named = list(self.modules.named_parameters())
+        if stage.stills or stage.clips:
+            return named if stage.clips else [(n, p) for n, p in named if "heads.frame" not in n]
+        wanted = (*VISION_PARTS, "heads.patch", "heads.token")
+        return [(n, p) for n, p in named if any(part in n for part in wanted)]
+
+    def _make_optimizers(self, stage: StageConfig) -> list[torch.optim.Optimizer]:
+        """Muon for the hidden matrices, AdamW for embeddings, head, norms and dense heads."""
+
+        def groups(named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+            vision = [p for n, p in named if any(part in n for part in VISION_PARTS)]
+            rest = [p for n, p in named if not any(part in n for part in VISION_PARTS)]
+            both = ((vision, stage.vision_lr_factor), (rest, 1.0))
+            return [{"params": p, "factor": factor} for p, factor in both if p]
+
+        named = self._named(stage)
+        hidden = [(n, p) for n, p in named if p.dim() == 2 and any(m in n for m in _MUON_PARTS)]
+        names = {n for n, _ in hidden}
+        muon = torch.optim.Muon(
+            groups(hidden),
+            stage.lr,
+            weight_decay=self.config.weight_decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+            ns_steps=5,
+        )
+        adam = torch.optim.AdamW(
+            groups([(n, p) for n, p in named if n not in names]),
+            stage.lr,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+        )
+        return [muon, adam]
+
+    def run(self) -> None:
+        """Go through the stages from where the checkpoint stands."""
+        for index in range(self.stage_index, len(self.config.stages)):
+            stage = self.config.stages[index]
+            if index != self.stage_index or not self.optimizers:
+                self.stage_index = index
+                self.optimizers = self._make_optimizers(stage)
+            self._run_stage(stage)
+            self.stage_index, self.step, self.optimizers = index + 1, 0, []
+            self.save()
+        if self.rank == 0:
+            save_checkpoint(
+                self.model, self.tokenizer, self.folder / "checkpoint", self.config.model.pooling
+            )
+            log.info("wrote %s", self.folder / "checkpoint")
+
+    def _run_stage(self, stage: StageConfig) -> None:
+        averages: dict[str, float] = {}
+        started, first = time.monotonic(), self.step
+        while self.step < stage.steps:
+            seen = self._train_step(stage)
+            self.step += 1
+            for key, value in seen.items():
+                averages[key] = 0.97 * averages.get(key, value) + 0.03 * value
+            if self.step % 50 == 0 and self.rank == 0:
+                rate = (self.step - first) / (time.monotonic() - started)
+                text = " ".join(f"{k} {v:.3f}" for k, v in averages.items())
+                line = f"{stage.name} {self.step}/{stage.steps} {rate:.2f} steps/s {text}"
+                log.info(line)
+            if self.step % self.config.checkpoint_every == 0 and self.step < stage.steps:
+                self.save()
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write everything that the next step depends on: weights, optimisers, random states."""
+        mine = {"rng": self.rng.bit_generator.state}
+        states: list[Any] = [mine]
+        if self.world > 1:
+            states = [None] * self.world
+            dist.all_gather_object(states, mine)
+        if self.rank != 0:
+            return
+        tensors = {f"module.{n}": t.contiguous() for n, t in self.modules.state_dict().items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    tensors[f"optimizer.{number}.{index}.{key}"] = torch.as_tensor(value)
+        progress = {"stage": self.stage_index, "step": self.step, "processes": states}
+        # One file, moved into place at once: a kill leaves the old or the new state, never half.
+        partial = self.folder / "state.safetensors.partial"
+        save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
+        os.replace(partial, self.folder / "state.safetensors")
+
+    def resume(self) -> bool:
+        """Load the last checkpoint, if there is one."""
+        path = self.folder / "state.safetensors"
+        if not path.exists():
+            return False
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+        tensors = load_file(path)
+        self.modules.load_state_dict(
+            {n[len("module.") :]: t for n, t in tensors.items() if n.startswith("module.")}
+        )
+        self.stage_index, self.step = progress["stage"], progress["step"]
+        self.rng.bit_generator.state = progress["processes"][self.rank]["rng"]
+        if self.step:
+            self.optimizers = self._make_optimizers(self.config.stages[self.stage_index])
+            for number, optimizer in enumerate(self.optimizers):
+                _load_optimizer(optimizer, tensors, f"optimizer.{number}.")
+        return True
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], prefix: str
+) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            index, key = name[len(prefix) :].split(".", 1)
+            state[int(index)][key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
+
+
+def prepare_scenes(config: TrainConfig, folder: Path) -> None:
+    """Render the pool and the sprites that are not there yet."""
+    render_pool(config.pool, folder / "pool", os.cpu_count() or 1)
+    log.info("sprites")
+    Sprites.cached(folder / "sprites.npz", config.sprite_seed)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Train molmo2-nano on simulated tables.")
+    parser.add_argument("--config", type=Path, default=Path("training/configs/nano.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config = load_config(options.config)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        (options.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        prepare_scenes(config, options.out)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
+        dist.barrier()
+        torch.set_num_threads(1)
+    trainer = Trainer(config, options.out, torch.device(options.device))
+    if trainer.resume() and rank == 0:
+        log.info("resumed in stage %d at step %d", trainer.stage_index, trainer.step)
+    trainer.run()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
