@@ -54,7 +54,7 @@ def byte_array(values: npt.NDArray[Any] | bytes) -> array[int]:
     if isinstance(values, bytes):
         filled.frombytes(values)
     else:
-        filled.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+        filled.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return filled
 
 

@@ -1,0 +1,177 @@
+"""One node under test on a ROS domain of its own, and a robot that talks to it over real DDS."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import rclpy
+from rcl_interfaces.srv import SetParameters
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+
+from molmo2_ros.ros import qos
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
+_DOMAINS = itertools.count(os.getpid())
+
+
+class NodeUnderTest:
+    """Start a node, send, wait for what it says, change its state, stop it."""
+
+    def __init__(self):
+        self.domain_id = 1 + next(_DOMAINS) % 100
+        self.received = {}
+        self.node = None  # the node itself where it lives in this process
+        self.process = None
+        self._news = threading.Condition()  # guards received
+        self._threads = []
+        self._contexts = []
+        self._publishers = {}
+        self._clients = {}
+        self._robot = self._spin(lambda context: rclpy.create_node("robot", context=context))
+
+    def _spin(self, make):
+        """A node on a context of its own, spun by a thread."""
+        context = Context()
+        rclpy.init(args=[], context=context, domain_id=self.domain_id)
+        node = make(context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+
+        def spin():
+            try:
+                while context.ok():
+                    executor.spin_once(timeout_sec=0.1)
+            except ExternalShutdownException:
+                pass
+
+        thread = threading.Thread(target=spin, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+        self._contexts.append(context)
+        return node
+
+    def start(self, node_class, **parameters):
+        """Start a node in this process: same code, same DDS, no second interpreter to wait for."""
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        self.node = self._spin(
+            lambda context: node_class(context=context, parameter_overrides=overrides)
+        )
+        self.node.start()
+        return self.node
+
+    def start_process(self, module, *arguments, **parameters):
+        """Start a node as launch would: a process with --ros-args."""
+        command = [sys.executable, "-m", module, *arguments]
+        if parameters:
+            command.append("--ros-args")
+        for name, value in parameters.items():
+            command += ["-p", f"{name}:={value}"]
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain_id)}
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return self.process
+
+    def interrupt(self, times=1, apart_s=0.0):
+        """Send SIGINT, as a terminal and launch both do."""
+        for index in range(times):
+            if index:
+                time.sleep(apart_s)
+            self.process.send_signal(signal.SIGINT)
+
+    def wait_for_exit(self):
+        """The exit code and all that the process printed."""
+        output, _ = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, output
+
+    def listen(self, topic, message_type, profile=None):
+        """Keep what comes on a topic."""
+        self.received[topic] = []
+
+        def keep(message):
+            with self._news:  # guards received
+                self.received[topic].append(message)
+                self._news.notify_all()
+
+        profile = profile or qos.image_qos("best_effort")
+        self._robot.create_subscription(message_type, topic, keep, profile)
+
+    def send(self, topic, message, profile=None):
+        """Publish once somebody listens."""
+        if topic not in self._publishers:
+            profile = profile or qos.result_qos()
+            self._publishers[topic] = self._robot.create_publisher(type(message), topic, profile)
+        publisher = self._publishers[topic]
+        self.until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}")
+        publisher.publish(message)
+
+    def wait_for(self, topic, wanted=lambda message: True, after=0):
+        """The first message of a topic that is wanted, from the `after`-th on."""
+        found = []
+
+        def look():
+            found.extend(message for message in self.received[topic][after:] if wanted(message))
+            return bool(found)
+
+        with self._news:  # guards received
+            came = self._news.wait_for(look, PATIENCE_S)
+        last = self.received[topic][-1:]
+        assert came, f"no such message on {topic} in {PATIENCE_S} s; the last one: {last}"
+        return found[0]
+
+    def until(self, condition, what):
+        """Wait until something becomes true."""
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < end, f"no {what} in {PATIENCE_S} s"
+            time.sleep(0.01)
+
+    def call(self, name, service_type, request):
+        """Call a service and return its response."""
+        if name not in self._clients:
+            self._clients[name] = self._robot.create_client(service_type, name)
+        client = self._clients[name]
+        assert client.wait_for_service(timeout_sec=PATIENCE_S), f"no service {name}"
+        future = client.call_async(request)
+        self.until(future.done, f"answer of {name}")
+        return future.result()
+
+    def set_parameter(self, node_name, name, value):
+        """Set a parameter as `ros2 param set` does; returns its result."""
+        request = SetParameters.Request()
+        request.parameters = [Parameter(name, value=value).to_parameter_msg()]
+        return self.call(f"/{node_name}/set_parameters", SetParameters, request).results[0]
+
+    def stop(self):
+        """End the node and the robot."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+        if self.node is not None:
+            self.node.close()
+        for context in self._contexts:
+            context.try_shutdown()
+        for thread in self._threads:
+            thread.join(10.0)
+
+
+@pytest.fixture
+def node_under_test():
+    """A fresh NodeUnderTest, stopped afterwards."""
+    node = NodeUnderTest()
+    yield node
+    node.stop()

@@ -1,0 +1,114 @@
+"""The camera node over real DDS: files, pace, stamps, the end, and what cannot be opened."""
+
+import cv2
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from molmo2_ros.ros import images, qos
+from molmo2_ros.ros.camera_node import CameraNode
+
+WIDTH, HEIGHT, NUM_FRAMES, RATE_HZ = 64, 48, 8, 20.0
+
+
+def grey_level(index):
+    return 20 + 25 * index
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A short video whose frames are told apart by their grey level."""
+    path = tmp_path / "levels.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), RATE_HZ, (WIDTH, HEIGHT))
+    for index in range(NUM_FRAMES):
+        writer.write(np.full((HEIGHT, WIDTH, 3), grey_level(index), np.uint8))
+    writer.release()
+    return path
+
+
+def index_of(message):
+    """Which frame of the video an image is."""
+    return round((float(images.rgb_of(message).mean()) - 20) / 25)
+
+
+def test_a_video_is_played_at_its_rate_with_true_stamps_and_looped(node_under_test, video):
+    node_under_test.listen("image", Image, qos.image_qos("reliable"))
+    node_under_test.listen("camera_info", CameraInfo)
+    camera = node_under_test.start(
+        CameraNode, source=str(video), frame_id="left_optical", horizontal_fov_deg=90.0
+    )
+    started_ns = camera.get_clock().now().nanoseconds
+
+    node_under_test.wait_for("image", lambda _: len(node_under_test.received["image"]) >= 20)
+
+    frames = node_under_test.received["image"]
+    assert {(m.width, m.height, m.encoding) for m in frames} == {(WIDTH, HEIGHT, "rgb8")}
+    assert {m.header.frame_id for m in frames} == {"left_optical"}
+    # Stamps of one pass keep the file's times to the nanosecond, whenever the frames came.
+    period_ns = images.NS_PER_S / RATE_HZ
+    for one, other in zip(frames, frames[1:], strict=False):
+        steps = index_of(other) - index_of(one)
+        if steps > 0:
+            apart_ns = images.stamp_ns_of(other) - images.stamp_ns_of(one)
+            assert apart_ns == pytest.approx(steps * period_ns, abs=2e6)
+    assert images.stamp_ns_of(frames[0]) >= started_ns - 10 * period_ns
+    indices = [index_of(message) for message in frames]
+    assert any(other < one for one, other in zip(indices, indices[1:], strict=False)), "no loop"
+    # 90 degrees over 64 pixels: a focal length of 32.
+    assert node_under_test.received["camera_info"][0].k[0] == pytest.approx(32.0)
+
+
+def test_live_parameters_act_at_once_and_the_others_say_why_not(node_under_test, video):
+    node_under_test.listen("image", Image, qos.image_qos("reliable"))
+    node_under_test.listen("image/compressed", CompressedImage)
+    node_under_test.start(CameraNode, source=str(video))
+
+    assert node_under_test.set_parameter("camera", "encoding", "bgr8").successful
+    assert node_under_test.set_parameter("camera", "publish_compressed", True).successful
+
+    node_under_test.wait_for("image", lambda message: message.encoding == "bgr8")
+    compressed = node_under_test.wait_for("image/compressed")
+    assert images.rgb_of_compressed(compressed).shape == (HEIGHT, WIDTH, 3)
+    refused = node_under_test.set_parameter("camera", "source", "table")
+    assert not refused.successful
+    assert "start the node again" in refused.reason
+    refused = node_under_test.set_parameter("camera", "encoding", "cmyk")
+    assert "encoding is 'cmyk', expected `rgb8` or `bgr8`" in refused.reason
+
+
+def test_a_device_that_vanishes_is_reported_and_the_node_goes_on(node_under_test, video):
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.listen("image", Image, qos.image_qos("reliable"))
+    node_under_test.start(CameraNode, source=str(video), diagnostics_period_s=0.1)
+    node_under_test.wait_for("image")
+
+    video.rename(video.with_suffix(".away"))
+
+    broken = node_under_test.wait_for(
+        "/diagnostics", lambda m: m.status[0].level == DiagnosticStatus.ERROR
+    )
+    assert "levels.avi does not exist; check the path" in broken.status[0].message
+    video.with_suffix(".away").rename(video)
+    num_before = len(node_under_test.received["image"])
+    node_under_test.wait_for("image", after=num_before + NUM_FRAMES)
+
+
+def test_a_source_that_cannot_be_opened_ends_the_process_with_the_reason(node_under_test):
+    node_under_test.start_process("molmo2_ros.ros.camera_node", source="/no/such/video.mp4")
+
+    code, output = node_under_test.wait_for_exit()
+
+    assert code == 2
+    assert output.strip().endswith("ImageError: /no/such/video.mp4 does not exist; check the path")
+
+
+def test_a_file_that_is_not_looped_ends_the_process_cleanly(node_under_test, video):
+    node_under_test.listen("image", Image, qos.image_qos("reliable"))
+    node_under_test.start_process("molmo2_ros.ros.camera_node", source=video, loop="false")
+
+    code, output = node_under_test.wait_for_exit()
+
+    assert code == 0, output
+    assert "shared memory on" in output
+    assert node_under_test.received["image"]
