@@ -1,12 +1,14 @@
 """What every inference engine offers, whoever runs it.
 
-Letters: B batch, S new tokens, P past tokens, T = P + S, L wanted logits, V vocabulary, D width of the
-language model, K views, N patches a view, C = 588 values a patch, M visual tokens, W patches pooled
-into one token.
+Letters: B batch, S new tokens, P past tokens, T = P + S, L wanted logits, V vocabulary, D width of
+the language model, K views, N patches a view, C = 588 values a patch, M visual tokens, W patches
+pooled into one token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +16,14 @@ import numpy.typing as npt
 
 from molmo2_ros.runtime.manifest import Manifest
 
+NANO = Path(__file__).parents[1] / "engines" / "nano"  # the shipped engine
 KV = Any  # engine-owned handle of keys and values; opaque to everyone else
 
 
 class Engine(Protocol):
     """A loaded vision tower and language model."""
 
+    folder: Path  # holds tokenizer.json and the golden example
     manifest: Manifest
 
     def encode(
@@ -65,6 +69,24 @@ class Engine(Protocol):
         """
         ...
 
-    def repeat_kv(self, kv: KV, batch: int) -> KV:
-        """The same cache for `batch` rows: several questions about one clip."""
+    def select_kv(self, kv: KV, rows: Sequence[int]) -> KV:
+        """The cache whose rows are the given rows of `kv`.
+
+        [0, 0, 0] makes three branches of one clip; [0, 2] drops the finished middle one.
+        """
         ...
+
+
+def load_engine(path: str | Path | None = None, *, threads: int | None = None) -> Engine:
+    """Load an engine folder and prove that it is whole.
+
+    Args:
+        path: the folder; None for molmo2-nano, which the package ships.
+        threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
+
+    Raises:
+        EngineError: the folder, a file of it, or the runtime that it needs is missing or unfit.
+    """
+    from molmo2_ros.runtime.onnx_engine import OnnxEngine
+
+    return OnnxEngine(NANO if path is None else Path(path), threads=threads)

@@ -1,0 +1,265 @@
+"""manifest.json: what an engine folder holds, proven by hashes before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from molmo2_ros.errors import EngineError
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+SKILLS = ("track", "point", "count", "seed", "crops", "images", "ask", "caption", "subtitles")
+REBUILD = "fetch the folder again, or make it anew with `python -m molmo2_ros.engines.export`"
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the folder."""
+
+    sha256: str  # hexadecimal
+    bytes: int  # size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionFacts:
+    """How pictures are cut into patches and patches pooled into tokens."""
+
+    image_size: int  # pixels, side of the square view that the tower reads
+    patch_size: int  # pixels, side of a patch
+    feature_width: int  # values of one visual feature: the language model's width
+    video_pooling: tuple[int, int]  # patches (down, across) that become one token of a video frame
+    image_pooling: tuple[int, int]  # the same for still images
+    max_crops: int  # most tiles of one still image
+    overlap_margins: tuple[int, int]  # patches (leading, trailing) that neighbouring tiles share
+    use_single_crop_col_tokens: bool  # whether the low-resolution view has column tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFacts:
+    """Shapes of the language model."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int  # tokens that can be written; ids from here on can only be read
+    max_positions: int  # most tokens of prompt and answer together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFacts:
+    """The special tokens, by their text."""
+
+    bos: str
+    eos: tuple[str, ...]  # any of them ends an answer
+    ids: Mapping[str, int]
+
+    @property
+    def bos_id(self) -> int:
+        """Id of the token that opens every prompt."""
+        return self.ids[self.bos]
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        return frozenset(self.ids[text] for text in self.eos)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingFacts:
+    """Which frames the model was trained to read."""
+
+    point_fps: float  # frames per second for pointing, counting and free questions
+    track_fps: float  # frames per second at most for tracking
+    max_frames: int
+    max_clip_s: float  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFacts:
+    """Where the weights come from."""
+
+    commit: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenFacts:
+    """The example by which a freshly loaded engine proves itself."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything about an engine that is not in its graphs."""
+
+    format: int
+    name: str
+    head: str  # how coordinates are written: "digits"
+    opset: int
+    dtype: str  # of weights, activations and the attention bias
+    files: Mapping[str, FileEntry]
+    vision: VisionFacts
+    text: TextFacts
+    tokens: TokenFacts
+    sampling: SamplingFacts
+    skills: tuple[str, ...]
+    vocabulary: tuple[str, ...] = ()  # nouns that a small model knows; empty: no such limit
+    training: TrainingFacts = field(default_factory=TrainingFacts)
+    golden: GoldenFacts | None = None
+
+    @staticmethod
+    def load(folder: str | Path, verify: bool = True) -> Manifest:
+        """Read and check the manifest of an engine folder.
+
+        Args:
+            folder: the engine.
+            verify: also hash every file; without it only their sizes are compared.
+
+        Raises:
+            EngineError: no such folder or manifest, another format, a missing, unknown or wrong
+                key, or a file that is missing or is not the one that was exported.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise EngineError(
+                f"no {FILE_NAME} in {folder}, expected an engine folder; check the path or make "
+                "one with `python -m molmo2_ros.engines.export CHECKPOINT FOLDER`"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{path} cannot be read ({error}); {REBUILD}") from error
+        manifest = Manifest.parse(content, where=str(path))
+        for name, entry in manifest.files.items():
+            _check_file(Path(folder), name, entry, verify)
+        return manifest
+
+    @staticmethod
+    def parse(content: Any, *, where: str = FILE_NAME) -> Manifest:
+        """Build from decoded JSON.
+
+        Raises:
+            EngineError: another format, or a missing, unknown or wrong key; the message names it.
+        """
+        if not isinstance(content, dict):
+            raise EngineError(
+                f"{where} holds {type(content).__name__}, expected an object; {REBUILD}"
+            )
+        if content.get("format") != FORMAT:
+            raise EngineError(
+                f"{where} has format {content.get('format')!r}, this version reads format "
+                f"{FORMAT}; export the checkpoint again with this version"
+            )
+        manifest = read_dataclass(Manifest, content, where)
+        missing = {"vision.onnx", "decoder.onnx", "tokenizer.json"} - manifest.files.keys()
+        if manifest.golden is not None:
+            missing |= {manifest.golden.file} - manifest.files.keys()
+        if missing:
+            raise EngineError(f"{where}: files lacks {', '.join(sorted(missing))}; {REBUILD}")
+        if manifest.head != "digits":
+            raise EngineError(
+                f"{where}: head is {manifest.head!r}, this version reads answers of 'digits' only; "
+                "use an engine of a digits checkpoint"
+            )
+        unknown = sorted(set(manifest.skills) - set(SKILLS))
+        if unknown:
+            raise EngineError(
+                f"{where}: unknown skills {unknown}, known are {list(SKILLS)}; {REBUILD}"
+            )
+        absent = sorted({manifest.tokens.bos, *manifest.tokens.eos} - manifest.tokens.ids.keys())
+        if absent:
+            raise EngineError(f"{where}: tokens.ids lacks {absent}; {REBUILD}")
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json into `folder`."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Hash and size of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return FileEntry(sha256=digest.hexdigest(), bytes=path.stat().st_size)
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None:
+    path = folder / name
+    if Path(name).name != name:
+        raise EngineError(f"{folder / FILE_NAME}: {name!r} is not a plain file name; {REBUILD}")
+    if not path.is_file():
+        raise EngineError(f"{path} is missing, {FILE_NAME} lists it; {REBUILD}")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise EngineError(f"{path} has {size} bytes, {FILE_NAME} says {entry.bytes}; {REBUILD}")
+    if verify and file_entry(path).sha256 != entry.sha256:
+        raise EngineError(
+            f"{path} was altered: its sha256 is not the one in {FILE_NAME}; {REBUILD}"
+        )
+
+
+def read_dataclass(kind: type[Part], content: Any, where: str) -> Part:
+    """Build a dataclass from decoded JSON, strictly: no unknown key, no missing one, no other type.
+
+    Raises:
+        EngineError: names the key, what it holds and what was expected.
+    """
+    if not isinstance(content, dict):
+        raise EngineError(f"{where} holds {content!r}, expected an object; {REBUILD}")
+    known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(content.keys() - known.keys())
+    if unknown:
+        raise EngineError(
+            f"{where}: unknown key {', '.join(unknown)}, known are {', '.join(known)}; "
+            "it was made by another version: export the checkpoint again with this one"
+        )
+    required = {
+        name
+        for name, entry in known.items()
+        if entry.default is MISSING and entry.default_factory is MISSING
+    }
+    missing = sorted(required - content.keys())
+    if missing:
+        raise EngineError(f"{where}: key {', '.join(missing)} is missing; {REBUILD}")
+    hints = get_type_hints(kind)
+    return kind(
+        **{name: _value(hints[name], value, f"{where}: {name}") for name, value in content.items()}
+    )
+
+
+def _value(expected: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type `expected`."""
+    if expected is Any:
+        return value
+    if is_dataclass(expected):
+        return read_dataclass(expected, value, where)  # type: ignore[arg-type]
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise EngineError(f"{where} is {value!r}, expected {len(arguments)} values; {REBUILD}")
+        return tuple(_value(arguments[0], item, where) for item in value)
+    if origin is Mapping and isinstance(value, dict):
+        return {key: _value(arguments[1], item, f"{where}: {key}") for key, item in value.items()}
+    if NoneType in arguments:
+        return None if value is None else _value(arguments[0], value, where)
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is expected:
+        return value
+    name = getattr(expected, "__name__", str(expected))
+    raise EngineError(f"{where} is {value!r}, expected {name}; {REBUILD}")

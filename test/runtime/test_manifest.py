@@ -1,0 +1,141 @@
+import json
+import shutil
+
+import pytest
+
+from molmo2_ros.errors import EngineError
+from molmo2_ros.runtime.engine import NANO
+from molmo2_ros.runtime.manifest import FILE_NAME, Manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the shipped engine that a test may spoil."""
+    target = tmp_path / "engine"
+    shutil.copytree(NANO, target, ignore=shutil.ignore_patterns("checkpoint"))
+    return target
+
+
+def edit(folder, change):
+    path = folder / FILE_NAME
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_shipped_manifest_is_whole_and_names_its_tokens():
+    manifest = Manifest.load(NANO)
+    assert manifest.tokens.ids["<im_patch>"] >= manifest.text.vocab_size
+    assert manifest.tokens.bos_id in manifest.tokens.eos_ids
+    assert manifest.vision.feature_width == manifest.text.hidden_size
+
+
+def test_written_manifest_reads_back_equal(tmp_path):
+    manifest = Manifest.load(NANO)
+    manifest.write(tmp_path)
+    assert Manifest.parse(json.loads((tmp_path / FILE_NAME).read_text())) == manifest
+
+
+def test_folder_without_manifest_says_how_to_make_one(tmp_path):
+    with pytest.raises(EngineError, match=r"no manifest\.json in .*molmo2_ros\.engines\.export"):
+        Manifest.load(tmp_path)
+
+
+def test_manifest_cut_off_in_the_middle_is_refused(folder):
+    path = folder / FILE_NAME
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(EngineError, match="cannot be read .*fetch the folder again"):
+        Manifest.load(folder)
+
+
+def test_manifest_that_is_no_object_is_refused():
+    with pytest.raises(EngineError, match="holds list, expected an object"):
+        Manifest.parse([1, 2])
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_is_refused_with_the_cure(folder, version):
+    edit(folder, lambda content: content.update(format=version))
+    with pytest.raises(
+        EngineError, match=f"format {version!r}, this version reads format 1; export"
+    ):
+        Manifest.load(folder)
+
+
+def test_missing_file_is_named(folder):
+    (folder / "decoder.onnx").unlink()
+    with pytest.raises(EngineError, match=r"decoder\.onnx is missing.*fetch the folder again"):
+        Manifest.load(folder)
+
+
+def test_cut_file_is_named_even_without_hashing(folder):
+    path = folder / "decoder.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(EngineError, match=r"decoder\.onnx has \d+ bytes, manifest\.json says \d+"):
+        Manifest.load(folder, verify=False)
+
+
+def test_one_altered_byte_is_found(folder):
+    path = folder / "vision.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=r"vision\.onnx was altered: its sha256"):
+        Manifest.load(folder)
+
+
+def test_file_outside_the_folder_is_refused(folder):
+    def change(content):
+        content["files"]["../secret"] = content["files"]["config.json"]
+
+    edit(folder, change)
+    with pytest.raises(EngineError, match=r"'\.\./secret' is not a plain file name"):
+        Manifest.load(folder)
+
+
+def set_at(path, value):
+    """A change of the manifest's JSON at a dotted path."""
+
+    def change(content):
+        *parents, last = path.split(".")
+        for name in parents:
+            content = content[name]
+        content[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("colour", "red", "unknown key colour, known are format, name"),
+        ("vision.zoom", 2, "vision: unknown key zoom"),
+        ("vision.image_size", "168", "vision: image_size is '168', expected int"),
+        ("vision.patch_size", True, "vision: patch_size is True, expected int"),
+        ("vision.video_pooling", 2, "vision: video_pooling is 2, expected tuple"),
+        ("vision.video_pooling", [2, 2, 2], r"video_pooling is \[2, 2, 2\], expected 2 values"),
+        ("text", 4, "text holds 4, expected an object"),
+        ("sampling.point_fps", None, "sampling: point_fps is None, expected float"),
+        ("tokens.ids", {}, r"tokens\.ids lacks"),
+        ("tokens.ids", {"<im_patch>": 1.5}, "tokens: ids: <im_patch> is 1.5, expected int"),
+        ("head", "pointer", "head is 'pointer'"),
+        ("skills", ["juggle"], r"unknown skills \['juggle'\], known are"),
+        ("golden", {"file": "other.npz"}, r"files lacks other\.npz"),
+        ("files", {}, r"files lacks decoder\.onnx, tokenizer\.json, vision\.onnx"),
+    ],
+)
+def test_wrong_value_is_named(folder, path, value, message):
+    edit(folder, set_at(path, value))
+    with pytest.raises(EngineError, match=message):
+        Manifest.load(folder)
+
+
+def test_missing_key_is_named(folder):
+    edit(folder, lambda content: content["vision"].pop("max_crops"))
+    with pytest.raises(EngineError, match="vision: key max_crops is missing"):
+        Manifest.load(folder)
+
+
+def test_whole_number_is_read_where_a_fraction_is_expected(folder):
+    edit(folder, set_at("sampling.point_fps", 2))
+    assert type(Manifest.load(folder).sampling.point_fps) is float

@@ -1,0 +1,158 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from molmo2_ros.errors import EngineError
+from molmo2_ros.runtime.engine import NANO, load_engine
+from molmo2_ros.runtime.manifest import FILE_NAME, file_entry
+
+UNSEEN = np.finfo(np.float32).min
+
+
+def causal(num_new, num_past=0):
+    """Bias [1, 1, S, T] of plain text."""
+    row, column = np.indices((num_new, num_past + num_new))
+    return np.where(column <= row + num_past, np.float32(0), UNSEEN)[None, None]
+
+
+def positions(start, stop):
+    return np.arange(start, stop)[None]
+
+
+@pytest.fixture(scope="module")
+def ids(nano):
+    return np.random.default_rng(1).integers(0, nano.manifest.text.vocab_size, (1, 9))
+
+
+def test_text_read_in_two_parts_gives_the_logits_of_one(nano, ids):
+    whole, kv = nano.forward(
+        ids, positions(0, 9), causal(9), nano.empty_kv(), logit_indices_L=np.arange(9)
+    )
+    assert kv.length == 9
+    _, kv = nano.forward(ids[:, :5], positions(0, 5), causal(5), nano.empty_kv())
+    rest, kv = nano.forward(
+        ids[:, 5:], positions(5, 9), causal(4, 5), kv, logit_indices_L=np.arange(4)
+    )
+    assert kv.length == 9
+    np.testing.assert_allclose(rest, whole[:, 5:], atol=1e-4)
+
+
+def test_only_the_wanted_logits_are_returned_and_the_last_one_by_default(nano, ids):
+    arguments = (ids, positions(0, 9), causal(9), nano.empty_kv())
+    every, _ = nano.forward(*arguments, logit_indices_L=np.arange(9))
+    some, _ = nano.forward(*arguments, logit_indices_L=np.array([7, 2]))
+    last, _ = nano.forward(*arguments)
+    assert last.shape == (1, 1, nano.manifest.text.vocab_size)
+    np.testing.assert_allclose(some, every[:, [7, 2]], atol=1e-4)
+    np.testing.assert_allclose(last, every[:, 8:], atol=1e-4)
+
+
+def test_a_cache_stays_valid_after_it_was_continued(nano, ids):
+    _, kv = nano.forward(ids, positions(0, 9), causal(9), nano.empty_kv())
+    one = np.array([[3]])
+    first, _ = nano.forward(one, positions(9, 10), causal(1, 9), kv)
+    nano.forward(np.array([[4]]), positions(9, 10), causal(1, 9), kv)
+    again, _ = nano.forward(one, positions(9, 10), causal(1, 9), kv)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_selected_rows_of_a_cache_are_branches_of_their_own(nano, ids):
+    _, kv = nano.forward(ids, positions(0, 9), causal(9), nano.empty_kv())
+    three = nano.select_kv(kv, [0, 0, 0])
+    logits, grown = nano.forward(
+        np.array([[3], [4], [5]]), np.full((3, 1), 9), np.zeros((3, 1, 1, 10), np.float32), three
+    )
+    swapped = nano.select_kv(grown, [2, 0])
+    assert (swapped.batch, swapped.length) == (2, 10)
+    both, _ = nano.forward(
+        np.array([[6], [6]]), np.full((2, 1), 10), np.zeros((2, 1, 1, 11), np.float32), swapped
+    )
+    for row, token in enumerate((5, 3)):
+        alone, kv_alone = nano.forward(np.array([[token]]), positions(9, 10), causal(1, 9), kv)
+        np.testing.assert_allclose(logits[2 if token == 5 else 0], alone[0], atol=1e-4)
+        alone, _ = nano.forward(np.array([[6]]), positions(10, 11), causal(1, 10), kv_alone)
+        np.testing.assert_allclose(both[row], alone[0], atol=1e-4)
+
+
+def test_visual_features_are_added_to_the_embedding(nano, ids):
+    visual = np.zeros((1, 9, nano.manifest.text.hidden_size), np.float32)
+    arguments = (ids, positions(0, 9), causal(9), nano.empty_kv())
+    without, _ = nano.forward(*arguments)
+    zeros, _ = nano.forward(*arguments, visual_BSD=visual)
+    visual[0, 4] = 1
+    added, _ = nano.forward(*arguments, visual_BSD=visual)
+    np.testing.assert_array_equal(without, zeros)
+    assert np.abs(added - without).max() > 1e-3
+
+
+def test_a_view_has_the_same_features_alone_and_among_others(nano):
+    vision = nano.manifest.vision
+    num_patches = (vision.image_size // vision.patch_size) ** 2
+    views = np.random.default_rng(2).uniform(-1, 1, (3, num_patches, 3 * vision.patch_size**2))
+    views = views.astype(np.float32)
+    window = np.arange(num_patches).reshape(-1, 4)
+    together = nano.encode(views, np.concatenate([window + k * num_patches for k in range(3)]))
+    alone = np.concatenate([nano.encode(view[None], window) for view in views])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_a_padded_slot_has_no_influence_on_its_window(nano):
+    vision = nano.manifest.vision
+    num_patches = (vision.image_size // vision.patch_size) ** 2
+    view = np.random.default_rng(3).uniform(-1, 1, (1, num_patches, 3 * vision.patch_size**2))
+    view = view.astype(np.float32)
+    narrow = nano.encode(view, np.array([[7, 8]]))
+    padded = nano.encode(view, np.array([[7, -1, 8, -1], [1, 2, 3, 4]]))
+    np.testing.assert_allclose(padded[:1], narrow, atol=1e-4)
+    assert np.abs(nano.encode(view, np.array([[7, 0, 8, 0]])) - narrow).max() > 1e-3
+
+
+def test_impossible_shapes_are_reported_with_the_shapes(nano):
+    with pytest.raises(EngineError, match=r"vision\.onnx failed on patches \(1, 3, 588\)"):
+        nano.encode(np.zeros((1, 3, 588), np.float32), np.zeros((1, 4), np.int64))
+    with pytest.raises(EngineError, match=r"decoder\.onnx failed on inputs of shapes .* after 0"):
+        nano.forward(np.zeros((1, 2), np.int64), positions(0, 2), causal(3), nano.empty_kv())
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_impossible_number_of_threads_is_refused(threads):
+    with pytest.raises(EngineError, match=f"threads is {threads}, expected at least 1"):
+        load_engine(NANO, threads=threads)
+
+
+def test_folder_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(EngineError, match=r"no manifest\.json in .*nowhere"):
+        load_engine(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["vision.onnx", "decoder.onnx"])
+def test_graph_that_does_not_load_is_reported_with_the_cure(tmp_path, name):
+    folder = tmp_path / "engine"
+    shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    graph = folder / name
+    graph.write_bytes(graph.read_bytes()[: graph.stat().st_size // 2])
+    vouch_for(folder, name)
+    with pytest.raises(
+        EngineError, match=rf"{name} does not load in onnxruntime .*fetch the folder"
+    ):
+        load_engine(folder)
+
+
+def test_graph_with_other_inputs_is_refused(tmp_path):
+    folder = tmp_path / "engine"
+    shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    shutil.copyfile(folder / "vision.onnx", folder / "decoder.onnx")
+    vouch_for(folder, "decoder.onnx")
+    with pytest.raises(EngineError, match=r"decoder\.onnx has inputs \['patches', 'pooling'\]"):
+        load_engine(folder)
+
+
+def vouch_for(folder, name):
+    """Make the manifest agree with the spoilt file, so that the runtime itself meets it."""
+    path = folder / FILE_NAME
+    content = json.loads(path.read_text())
+    entry = file_entry(folder / name)
+    content["files"][name] = {"sha256": entry.sha256, "bytes": entry.bytes}
+    path.write_text(json.dumps(content))
