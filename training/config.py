@@ -51,6 +51,8 @@ class TrainConfig:
     sprite_share: float = 0.5  # of stills and of clips; the rest are rendered
     pan_share: float = 0.15  # of clips: rendered stills under a moving camera
     stamp_jitter_share: float = 0.1  # of clips whose stamps are off the half-second grid
+    gapless_redraw_share: float = 0.4  # of clips in which nothing is ever hidden: drawn again
+    newest_between_share: float = 0.5  # of clips whose last stamp is 0.1 to 0.5 s after the grid's
     look_weight: float = 0.5  # loss of the supervised attention heads
     dense_weight: float = 1.0  # loss of the dense heads
     frame_weight: float = 0.3  # loss of the frame head

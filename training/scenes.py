@@ -20,6 +20,7 @@ REFERENCE_SIZE = 168  # pixels a side to which the areas below refer
 SEEN_AREA, SEEN_FRACTION = 100, 0.30  # from here on an object counts
 SHOWN_AREA, SHOWN_FRACTION = 60, 0.20  # from here on a track has a point
 GONE_AREA, GONE_FRACTION = 8, 0.02  # below this an object is not there
+CLICK_NOISE = 0.012  # of the picture's side, standard deviation
 MAX_TRACK_POINTS = 22  # of one trained answer
 
 GONE, UNCLEAR, SEEN = 0, 1, 2
@@ -114,9 +115,25 @@ def _deepest_point(mask: npt.NDArray[np.bool_]) -> tuple[float, float]:
     return float(x), float(y)
 
 
+def has_gap(sightings: Sightings) -> bool:
+    """Whether an object that is seen in one frame is hidden or gone in another."""
+    return bool(_gaps(sightings).any())
+
+
+def _gaps(sightings: Sightings) -> npt.NDArray[np.bool_]:
+    return (sightings.state == SEEN).any(0) & (sightings.state == GONE).any(0)
+
+
 def write_coordinate(value: float) -> str:
     """Three digits in tenths of a per cent, rounded to ten: the last digit would be label noise."""
     return f"{min(round(value * 100) * 10, 990):03d}"
+
+
+def _click(value: float, rng: np.random.Generator | None) -> str:
+    """Where somebody clicked on an object: near its centre, in all three digits."""
+    if rng is not None:
+        value += rng.normal(0, CLICK_NOISE)
+    return f"{min(max(round(value * 1000), 0), 999):03d}"
 
 
 def _matching(sightings: Sightings, category: int, colour: int) -> list[int]:
@@ -245,8 +262,7 @@ def track_question(
         if len(targets) < 2:
             return None
         seed, targets = targets[0], targets[1:]
-        x, y = write_coordinate(seed.x), write_coordinate(seed.y)
-        point = f"{stamps_s[seed.frame]:.1f} 1 {x} {y}"
+        point = f"{stamps_s[seed.frame]:.1f} 1 {_click(seed.x, rng)} {_click(seed.y, rng)}"
         text = phrases.SEED_TRACK.format(points=f'<points coords="{point}">{label}</points>')
     if len(targets) > MAX_TRACK_POINTS:
         return None
@@ -396,8 +412,9 @@ def clip_questions(
         sightings: of all frames.
         stamps_s: each frame's time as printed.
         rng: source of chance.
-        kinds: what to draw: "gap" prefers an object that is out of sight in some frame, "several"
-            a category seen more than once, "seed" starts from a given point.
+        kinds: what to draw: "gap" prefers an object that is out of sight in some frame ("track"
+            and "seed" half of the time), "several" a category seen more than once, "seed" starts
+            from a given point.
     """
     questions: list[Question] = []
     for kind in kinds:
@@ -421,9 +438,8 @@ def _draw_clip_question(
         return question if question is not None and question.absent else None
     several = {"several": 0.85}.get(kind, 0.0)
     thing = None
-    if kind == "gap":
-        gaps = sightings.shown.any(0) & ~sightings.shown.all(0)
-        candidates = np.flatnonzero(gaps)
+    if kind == "gap" or (kind in ("track", "seed") and rng.random() < 0.5):
+        candidates = np.flatnonzero(_gaps(sightings))
         if len(candidates):
             category, colour = (int(v) for v in sightings.objects[rng.choice(candidates)])
             thing = (category, colour if rng.random() < 0.8 else OWN_COLOUR)

@@ -16,6 +16,7 @@ from molmo2_ros.training.scenes import (
     Question,
     Sightings,
     clip_questions,
+    has_gap,
     locate,
     still_questions,
 )
@@ -79,6 +80,8 @@ class ExampleStream:
         while True:
             clip = self._draw_clip(num_frames)
             sightings = locate(clip)
+            if not has_gap(sightings) and self.rng.random() < self._config.gapless_redraw_share:
+                continue
             stamps_s = self._draw_stamps(num_frames)
             questions = clip_questions(sightings, stamps_s, self.rng)
             if len(questions) >= 3:
@@ -97,9 +100,12 @@ class ExampleStream:
         return self._composers[int(self.rng.choice(len(ASPECTS), p=ASPECT_SHARES))]
 
     def _draw_stamps(self, num_frames: int) -> tuple[float, ...]:
+        """A half-second grid; the newest frame of a live clip falls between its points."""
         stamps = GRID_S * np.arange(num_frames)
         if self.rng.random() < self._config.stamp_jitter_share:
             stamps[1:] += self.rng.integers(-1, 2, num_frames - 1) / 10
+        if self.rng.random() < self._config.newest_between_share:
+            stamps[-1] = stamps[-2] + self.rng.integers(1, 6) / 10
         return tuple(round(float(s), 1) for s in stamps)
 
 
