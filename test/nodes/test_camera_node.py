@@ -112,3 +112,16 @@ def test_a_file_that_is_not_looped_ends_the_process_cleanly(node_under_test, vid
     assert code == 0, output
     assert "shared memory on" in output
     assert node_under_test.received["image"]
+
+
+@pytest.mark.parametrize("apart_s", [0.002, 0.05])
+def test_two_sigints_end_the_process_cleanly(node_under_test, video, apart_s):
+    node_under_test.listen("image", Image, qos.image_qos("reliable"))
+    node_under_test.start_process("molmo2_ros.ros.camera_node", source=video)
+    node_under_test.wait_for("image")
+
+    node_under_test.interrupt(times=2, apart_s=apart_s)
+    code, output = node_under_test.wait_for_exit()
+
+    assert code == 0, output
+    assert "Traceback" not in output

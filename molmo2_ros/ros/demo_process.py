@@ -1,0 +1,76 @@
+"""One node of the demonstration as a process with its own log, started and ended cleanly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_END_PATIENCE_S = 30.0
+_NUM_LOG_LINES = 12
+
+
+def ros_arguments(**parameters: Any) -> list[str]:
+    """Parameters as a command line; JSON is also YAML, which is what rcl reads."""
+    arguments = ["--ros-args"]
+    for name, value in parameters.items():
+        arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
+    return arguments
+
+
+class DemoProcess:
+    """Starts `molmo2_ros.ros.<name>` with this interpreter.
+
+    The interpreter and LD_LIBRARY_PATH stay as they are: a child of the ROS wheels with another
+    library path would not find them.
+
+    Args:
+        name: of the module.
+        arguments: its command line.
+        logs: folder for its log.
+    """
+
+    def __init__(self, name: str, arguments: list[str], logs: Path) -> None:
+        self._name = name
+        self._log_path = logs / f"{name}.log"
+        with self._log_path.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"molmo2_ros.ros.{name}", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+
+    def problem(self) -> str:
+        """How the process died, "" while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return ""
+        return f"{self._name} ended with exit code {code}:\n{self._log_tail()}"
+
+    def end(self) -> str:
+        """Interrupt the process as Ctrl-C does.
+
+        Returns:
+            what was wrong with its end, "" for a clean one or one already told by `problem`.
+        """
+        if self._process.poll() is not None:
+            return ""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            code = self._process.wait(_END_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return f"{self._name} did not end within {_END_PATIENCE_S:.0f} s of Ctrl-C"
+        if code:
+            return f"{self._name} ended with exit code {code} on Ctrl-C:\n{self._log_tail()}"
+        return ""
+
+    def _log_tail(self) -> str:
+        lines = self._log_path.read_text(errors="replace").splitlines()
+        return "\n".join(f"    {line}" for line in lines[-_NUM_LOG_LINES:])
