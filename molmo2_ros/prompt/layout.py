@@ -146,16 +146,19 @@ def join(*parts: Prompt) -> Prompt:
 
 
 def subtitle_text(times_s: Sequence[float], subtitles: Sequence[Subtitle]) -> str:
-    """The subtitles' part of a prompt: empty, or a heading and one line each.
+    """The subtitles' part of a prompt: empty without any, else a heading and lines.
 
-    Only those are written that are shown within a second of a frame, as in training.
+    Only those are written that are shown within a second of a frame; the heading stays also where
+    that leaves none, as in training.
     """
+    if not subtitles:
+        return ""
     lines = [
         f"{stamp_text(line.start_s)} - {stamp_text(line.end_s)} {line.text}\n"
         for line in subtitles
         if any(line.start_s - 1 <= time_s <= line.end_s + 1 for time_s in times_s)
     ]
-    return "".join(["subtitle\n", *lines]) if lines else ""
+    return "".join(["subtitle\n", *lines])
 
 
 def prefix_bias(is_visual: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:

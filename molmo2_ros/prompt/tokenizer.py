@@ -73,7 +73,7 @@ class PromptTokenizer:
             raise EngineError(
                 f"{path} is not a tokenizer ({error}); export the engine again"
             ) from error
-        added = {token["content"]: int(token["id"]) for token in description["added_tokens"]}
+        added = {token["content"]: int(token["id"]) for token in description.get("added_tokens", [])}
         self._control_ids = frozenset(added.values())
         self._text_tokenizer = _without_added_tokens(description, path)
         self._path = path
@@ -168,7 +168,7 @@ def _without_added_tokens(description: dict[str, Any], path: Path) -> Tokenizer:
         raise EngineError(
             f"{path} is a {model.get('type')} tokenizer, expected byte-level BPE as Molmo2's are"
         )
-    added = {token["content"] for token in description["added_tokens"]}
+    added = {token["content"] for token in description.get("added_tokens", [])}
     made = {"".join(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]}
     if added & made:
         raise EngineError(
