@@ -1,0 +1,308 @@
+"""Asks a model about clips: the one place where camera, prompt, runtime and answers meet."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from molmo2_ros.answers.answer import Answer, Timing, read_answer
+from molmo2_ros.answers.writing import WrittenText
+from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.errors import QueryError
+from molmo2_ros.prompt.layout import clip_prefix, images_prefix, question_suffix
+from molmo2_ros.prompt.query import Detail, Query, QueryKind, label, question_text
+from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.runtime.decoding import Generation, Prefix, generate, prefill
+from molmo2_ros.runtime.engine import Engine
+from molmo2_ros.runtime.features import FeatureCache
+
+OnPartial = Callable[[Answer], None]  # the answer so far, each time a point is complete
+
+POINT_TOKENS = 768  # 60 points, the most that Molmo2 was trained to write, and words
+ASK_TOKENS = 448  # Molmo2's own limit for questions in words
+TRACK_TOKENS_PER_FRAME = 96  # eight points
+MAX_TRACK_TOKENS = 4096  # Molmo2's own limit for tracks
+DEFAULT_ANSWER_FPS = 2.0
+
+
+class Grounder:
+    """A model that points, counts, tracks and answers.
+
+    Frames are encoded once in their life and each clip is read once, however many questions are
+    asked about it. Use from one thread at a time.
+
+    Args:
+        engine: from `load_engine`.
+        max_frames: frames whose features are kept.
+    """
+
+    def __init__(self, engine: Engine, *, max_frames: int = 128) -> None:
+        self.engine = engine
+        self.features = FeatureCache(engine, max_frames)
+        self._tokenizer = PromptTokenizer(engine.folder)
+        self._prefixes: OrderedDict[tuple[bool, tuple[Frame, ...]], Prefix] = OrderedDict()
+
+    def check(self, query: Query, *, num_images: int = 0) -> None:
+        """Refuse what the model cannot answer.
+
+        Args:
+            query: what would be asked.
+            num_images: how many still images it would be asked about; 0 for a clip.
+
+        Raises:
+            QueryError: the model lacks a skill or a word; says what it has.
+        """
+        manifest = self.engine.manifest
+        wanted = [query.kind.value]
+        if query.seed is not None:
+            wanted.append("seed")
+        if query.detail is Detail.CROPS or num_images:
+            wanted.append("crops")
+        if num_images > 1:
+            wanted.append("images")
+        lacking = [skill for skill in wanted if skill not in manifest.skills]
+        if lacking:
+            raise QueryError(
+                f"{manifest.name} cannot do {' and '.join(map(repr, lacking))} "
+                f"(asked: {query.words!r}), it can: {', '.join(manifest.skills)}; ask for one of "
+                "these, or load a released Molmo2"
+            )
+        if query.kind is QueryKind.TRACK and query.detail is Detail.CROPS:
+            raise QueryError(
+                "a track needs several frames and detail 'crops' reads only the newest; ask to "
+                "point instead, or leave the detail at 'frames'"
+            )
+        if query.kind is not QueryKind.ASK:
+            self._check_words(label(query))
+
+    def clip_for(self, buffer: ClipBuffer, query: Query) -> Clip:
+        """Choose the frames of a live camera that a question is about.
+
+        Tracks read the window as densely as the model was trained to, questions in words at its
+        rate for them; pointing and counting are about now and read the newest frame alone.
+
+        Raises:
+            ImageError: the buffer is empty.
+        """
+        return buffer.sample(self.sampling(query))
+
+    def sampling(self, query: Query) -> Sampling:
+        """How a window of frames is sampled for a question (see clip_for)."""
+        facts = self.engine.manifest.sampling
+        if query.kind is QueryKind.TRACK:
+            answer_fps = query.answer_fps or DEFAULT_ANSWER_FPS
+            return Sampling(
+                fps=max(facts.track_fps, answer_fps),
+                max_frames=facts.max_frames,
+                max_clip_s=facts.max_clip_s,
+                answer_fps=answer_fps,
+            )
+        max_frames = facts.max_frames if query.kind is QueryKind.ASK else 1
+        return Sampling(fps=facts.point_fps, max_frames=max_frames, max_clip_s=facts.max_clip_s)
+
+    def answer(
+        self,
+        clip: Clip,
+        query: Query,
+        *,
+        on_partial: OnPartial | None = None,
+        cancel: Callable[[], bool] | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Answer:
+        """Ask one question about a clip.
+
+        Args:
+            clip: what is asked about; detail `crops` reads its newest frame only.
+            query: the question.
+            on_partial: gets the answer so far whenever a further point is complete.
+            cancel: asked before each token; True ends the answer with what there is.
+            max_new_tokens: limit of the answer's length; None for one that suits the kind.
+
+        Raises:
+            QueryError: the model cannot answer it, or the clip is longer than it can read.
+        """
+        return self.answer_all(
+            clip, [query], on_partial=on_partial, cancel=cancel, max_new_tokens=max_new_tokens
+        )[0]
+
+    def answer_all(
+        self,
+        clip: Clip,
+        queries: Sequence[Query],
+        *,
+        on_partial: OnPartial | None = None,
+        cancel: Callable[[], bool] | None = None,
+        max_new_tokens: int | None = None,
+    ) -> list[Answer]:
+        """Ask several questions about one clip; it is read once for all, and they decode together.
+
+        Args, raises: as `answer`. One question that cannot be answered refuses all.
+
+        Returns:
+            answers in the order of the queries.
+        """
+        for query in queries:
+            self.check(query)
+        answers: dict[int, Answer] = {}
+        for detail, frames in ((Detail.FRAMES, clip.frames), (Detail.CROPS, clip.frames[-1:])):
+            rows = [row for row, query in enumerate(queries) if query.detail is detail]
+            if rows:
+                asked = [queries[row] for row in rows]
+                given = self._ask(
+                    frames, asked, detail is Detail.CROPS, on_partial, cancel, max_new_tokens
+                )
+                answers.update(zip(rows, given, strict=True))
+        return [answers[row] for row in range(len(queries))]
+
+    def answer_images(
+        self,
+        frames: Sequence[Frame],
+        query: Query,
+        *,
+        on_partial: OnPartial | None = None,
+        cancel: Callable[[], bool] | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Answer:
+        """Ask about still images, each read in full detail; points name their image.
+
+        Args:
+            frames: one or several images, in the order in which they are numbered.
+            query: the question; its detail is taken as `crops`.
+            on_partial: as in `answer`.
+            cancel: as in `answer`.
+            max_new_tokens: as in `answer`.
+
+        Raises:
+            QueryError: the model cannot answer it, or cannot read so many images.
+        """
+        self.check(query, num_images=len(frames))
+        return self._ask(tuple(frames), [query], True, on_partial, cancel, max_new_tokens)[0]
+
+    def _check_words(self, words: str) -> None:
+        known = self.engine.manifest.vocabulary
+        said = words.lower()
+        if known and not any(re.search(rf"\b{re.escape(noun)}(?:e?s)?\b", said) for noun in known):
+            raise QueryError(
+                f"{self.engine.manifest.name} does not know {words!r}, it knows: "
+                f"{', '.join(known)}; ask for one of these, or load a released Molmo2"
+            )
+
+    def _ask(
+        self,
+        frames: tuple[Frame, ...],
+        queries: Sequence[Query],
+        are_images: bool,
+        on_partial: OnPartial | None,
+        cancel: Callable[[], bool] | None,
+        max_new_tokens: int | None,
+    ) -> list[Answer]:
+        prefix, timing = self._prefix(frames, are_images)
+        suffixes = [question_suffix(self._tokenizer, question_text(query)).ids for query in queries]
+        written = [WrittenText(self._tokenizer) for _ in queries]
+        num_points = [0] * len(queries)
+
+        def on_token(row: int, token_id: int, probability: float) -> None:
+            text = written[row]
+            text.append(token_id, probability)
+            if on_partial is None or not text.may_end_point:
+                return
+            so_far = read_answer(
+                queries[row],
+                text.text,
+                frames,
+                are_images=are_images,
+                tokens=text.tokens,
+                partial=True,
+            )
+            if len(so_far.points) > num_points[row]:
+                num_points[row] = len(so_far.points)
+                on_partial(so_far)
+
+        limit = max_new_tokens or max(_token_limit(query, len(frames)) for query in queries)
+        started = time.perf_counter()
+        generations = generate(
+            self.engine, prefix, suffixes, max_new_tokens=limit, on_token=on_token, cancel=cancel
+        )
+        decode_s = time.perf_counter() - started
+        answers = []
+        for query, text, suffix, generation in zip(
+            queries, written, suffixes, generations, strict=True
+        ):
+            spent = replace(
+                timing,
+                decode_s=decode_s,
+                num_prompt_tokens=prefix.num_tokens + len(suffix),
+                num_answer_tokens=len(generation.ids),
+            )
+            answers.append(_final(query, text, frames, are_images, generation, spent))
+        return answers
+
+    def _prefix(self, frames: tuple[Frame, ...], are_images: bool) -> tuple[Prefix, Timing]:
+        key = (are_images, frames)
+        known = self._prefixes.get(key)
+        if known is not None:
+            self._prefixes.move_to_end(key)
+            return known, Timing()
+        started = time.perf_counter()
+        encoded_before = self.features.num_encoded
+        vision = self.engine.manifest.vision
+        if are_images:
+            images = self.features.images(frames)
+            features_MD = np.concatenate([image.features_MD for image in images])
+            prompt = images_prefix(
+                self._tokenizer,
+                [image.grid for image in images],
+                use_single_crop_col_tokens=vision.use_single_crop_col_tokens,
+            )
+        else:
+            features_MD = self.features.frames(frames)
+            prompt = clip_prefix(
+                self._tokenizer, Clip(frames).times_s, self.features.tokens_per_frame
+            )
+        encode_s = time.perf_counter() - started
+        prefix = prefill(self.engine, prompt, features_MD)
+        self._prefixes[key] = prefix
+        # Two: a point query's newest frame and a track's clip take turns on a live camera.
+        if len(self._prefixes) > 2:
+            self._prefixes.popitem(last=False)
+        return prefix, Timing(
+            encode_s=encode_s,
+            prefill_s=prefix.prefill_s,
+            num_frames_encoded=self.features.num_encoded - encoded_before,
+        )
+
+
+def _token_limit(query: Query, num_frames: int) -> int:
+    if query.kind is QueryKind.ASK:
+        return ASK_TOKENS
+    if query.kind is QueryKind.TRACK:
+        return min(MAX_TRACK_TOKENS, POINT_TOKENS // 2 + TRACK_TOKENS_PER_FRAME * num_frames)
+    return POINT_TOKENS
+
+
+def _final(
+    query: Query,
+    written: WrittenText,
+    frames: tuple[Frame, ...],
+    are_images: bool,
+    generation: Generation,
+    timing: Timing,
+) -> Answer:
+    answer = read_answer(
+        query,
+        written.text,
+        frames,
+        are_images=are_images,
+        tokens=written.tokens,
+        truncated=generation.truncated or generation.cancelled,
+        timing=timing,
+    )
+    if generation.cancelled:
+        return replace(answer, problems=(*answer.problems, "cancelled before its end"))
+    return answer

@@ -1,0 +1,112 @@
+"""The last seconds of a camera in grey, so that an answer about the past can be carried to now."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from molmo2_ros.camera.frame import Frame
+
+MAX_WIDTH = 960  # pixels; flow on wider images costs time and gains nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GreyFrame:
+    """A camera frame as optical flow reads it.
+
+    Pixel u of the camera stands at (u + 0.5) / divisor - 0.5 here.
+    """
+
+    stamp_ns: int
+    grey: npt.NDArray[np.uint8]  # [H / divisor, W / divisor]
+    divisor: int  # whole number by which the camera's image was shrunk
+    width: int  # pixels of the camera's image
+    height: int
+    brightness: float  # mean grey, 0..255
+
+    @classmethod
+    def of(cls, frame: Frame) -> GreyFrame:
+        """Shrink and grey a frame (0.1 ms at VGA)."""
+        divisor = -(-frame.width // MAX_WIDTH)
+        grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+        if divisor > 1:
+            size = (max(1, frame.width // divisor), max(1, frame.height // divisor))
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        return cls(
+            stamp_ns=frame.stamp_ns,
+            grey=np.asarray(grey, np.uint8),
+            divisor=divisor,
+            width=frame.width,
+            height=frame.height,
+            brightness=float(cv2.mean(grey)[0]),
+        )
+
+    def to_grey(self, camera_px: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Camera pixels to pixels of this image, [..., 2]."""
+        return np.asarray((camera_px + 0.5) / self.divisor - 0.5)
+
+    def to_camera(self, grey_px: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Pixels of this image to camera pixels, [..., 2]."""
+        return np.asarray((grey_px + 0.5) * self.divisor - 0.5)
+
+
+class GreyBuffer:
+    """Frames in time order, bounded in time and number.
+
+    Args:
+        duration_s: how far back answers may speak.
+        max_frames: bound on memory (0.3 MB a frame at VGA).
+    """
+
+    def __init__(self, duration_s: float = 4.0, max_frames: int = 256) -> None:
+        self._duration_ns = round(duration_s * 1e9)
+        self._max_frames = max_frames
+        self._frames: list[GreyFrame] = []
+
+    def push(self, frame: GreyFrame) -> bool:
+        """Add the newest frame.
+
+        Returns:
+            False if everything before it had to go: time ran backwards or the size changed.
+        """
+        newest = self.newest
+        continues = newest is None or (
+            frame.stamp_ns > newest.stamp_ns
+            and (frame.width, frame.height) == (newest.width, newest.height)
+        )
+        if not continues:
+            self._frames.clear()
+        self._frames.append(frame)
+        oldest_ns = frame.stamp_ns - self._duration_ns
+        first = bisect_left(self._stamps(), oldest_ns)
+        del self._frames[: max(first, len(self._frames) - self._max_frames)]
+        return continues
+
+    @property
+    def newest(self) -> GreyFrame | None:
+        """The last frame pushed."""
+        return self._frames[-1] if self._frames else None
+
+    def since(self, stamp_ns: int, tolerance_ns: int) -> tuple[GreyFrame, ...]:
+        """Frames from the one nearest to a stamp on; empty if none is within the tolerance."""
+        if not self._frames:
+            return ()
+        stamps = self._stamps()
+        nearest = min(range(len(stamps)), key=lambda index: abs(stamps[index] - stamp_ns))
+        if abs(stamps[nearest] - stamp_ns) > tolerance_ns:
+            return ()
+        return tuple(self._frames[nearest:])
+
+    def _stamps(self) -> list[int]:
+        return [frame.stamp_ns for frame in self._frames]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __iter__(self) -> Iterator[GreyFrame]:
+        return iter(self._frames)
