@@ -68,8 +68,10 @@ class Trainer:
 
     def _open_stream(self) -> ExampleStream:
         pool, side = self.folder / "pool", self.config.model.image_size
-        sprites = Sprites.cached(self.folder / "sprites.npz", self.config.sprite_seed)
-        composers = [SpriteComposer(sprites, self.rng, (side, side), aspect) for aspect in ASPECTS]
+        composers = []
+        if self.config.sprite_share:
+            sprites = Sprites.cached(self.folder / "sprites.npz", self.config.sprite_seed)
+            composers = [SpriteComposer(sprites, self.rng, (side, side), a) for a in ASPECTS]
         return ExampleStream(
             self.config, Pool(pool, "still"), Pool(pool, "clip"), composers, self.rng
         )
@@ -314,8 +316,9 @@ def _load_optimizer(
 def prepare_scenes(config: TrainConfig, folder: Path) -> None:
     """Render the pool and the sprites that are not there yet."""
     render_pool(config.pool, folder / "pool", os.cpu_count() or 1)
-    log.info("sprites")
-    Sprites.cached(folder / "sprites.npz", config.sprite_seed)
+    if config.sprite_share:
+        log.info("rendering sprites, unless they are there")
+        Sprites.cached(folder / "sprites.npz", config.sprite_seed)
 
 
 def main(arguments: list[str] | None = None) -> None:

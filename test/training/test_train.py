@@ -1,0 +1,70 @@
+import torch
+
+from molmo2_ros.training.config import StageConfig, TrainConfig
+from molmo2_ros.training.model import ModelConfig
+from molmo2_ros.training.pool import Pool, PoolConfig, render_pool
+from molmo2_ros.training.train import Trainer
+
+CONFIG = TrainConfig(
+    model=ModelConfig(vocab_size=576, vision_layers=2, text_layers=3),
+    pool=PoolConfig(still_worlds=1, stills_per_world=6, clip_worlds=1, clips_per_world=3),
+    sprite_share=0.0,
+    gapless_redraw_share=0.0,
+    checkpoint_every=1,
+    stages=(
+        StageConfig(name="vision", steps=2, images=2, lr=1e-3, warmup_steps=1),
+        StageConfig(
+            name="clips",
+            steps=3,
+            stills=2,
+            clips={4: 1},
+            clip_shares={4: 1.0},
+            lr=1e-3,
+            warmup_steps=1,
+        ),
+    ),
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def train(folder, stop_after=None):
+    trainer = Trainer(CONFIG, folder, torch.device("cpu"))
+    trainer.resume()
+    step, done = trainer._train_step, 0
+
+    def counted(stage):
+        nonlocal done
+        if done == stop_after:
+            raise Killed
+        done += 1
+        return step(stage)
+
+    trainer._train_step = counted
+    try:
+        trainer.run()
+    except Killed:
+        return None
+    return {name: tensor.clone() for name, tensor in trainer.modules.state_dict().items()}
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_bit_by_bit(tmp_path):
+    pool = tmp_path / "pool"
+    render_pool(CONFIG.pool, pool, processes=1)
+    assert len(Pool(pool, "still")) == 6
+    assert len(Pool(pool, "clip")) == 3
+    weights = []
+    for name, stops in (("whole", []), ("killed", [1, 2, 1])):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "pool").symlink_to(pool)
+        for stop in stops:
+            assert train(folder, stop_after=stop) is None
+        weights.append(train(folder))
+    whole, killed = weights
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert (tmp_path / "killed" / "checkpoint" / "model.safetensors").exists()
+    fresh = Trainer(CONFIG, tmp_path / "whole", torch.device("cpu")).modules.state_dict()
+    assert any(not torch.equal(whole[name], fresh[name]) for name in whole)
