@@ -242,11 +242,18 @@ def write_processor_configs(folder: Path, config: Molmo2Config, pooling: int) ->
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-# The visual part goes first, right after BOS and before the user header, wherever it stood.
+# The visual part goes first, right after BOS and before the user header, wherever it stood; several
+# images are numbered.
 CHAT_TEMPLATE = (
+    "{%- set seen = namespace(images=0, shown=0) -%}"
+    "{%- for message in messages -%}{%- if message['content'] is not string -%}"
+    "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}"
+    "{%- set seen.images = seen.images + 1 -%}{%- endif -%}{%- endfor -%}"
+    "{%- endif -%}{%- endfor -%}"
     "{%- for message in messages -%}{%- if message['content'] is not string -%}"
     "{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}<|image|>{%- endif -%}"
+    "{%- if part['type'] == 'image' -%}{%- set seen.shown = seen.shown + 1 -%}"
+    "{%- if seen.images > 1 -%}{{ 'Image ' ~ seen.shown }}{%- endif -%}<|image|>{%- endif -%}"
     "{%- if part['type'] == 'video' -%}<|video|>{%- endif -%}"
     "{%- endfor -%}{%- endif -%}{%- endfor -%}"
     "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n"
