@@ -256,10 +256,10 @@ CHAT_TEMPLATE = (
     "{%- if seen.images > 1 -%}{{ 'Image ' ~ seen.shown }}{%- endif -%}<|image|>{%- endif -%}"
     "{%- if part['type'] == 'video' -%}<|video|>{%- endif -%}"
     "{%- endfor -%}{%- endif -%}{%- endfor -%}"
-    "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n"
+    "{%- for message in messages -%}{{ '<|im_start|>' ~ message['role'] ~ '\\n' }}"
     "{%- if message['content'] is string -%}{{ message['content'] }}"
     "{%- else -%}{%- for part in message['content'] -%}"
     "{%- if part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}<|im_end|>\n{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
