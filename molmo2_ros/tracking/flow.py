@@ -28,7 +28,7 @@ from molmo2_ros.tracking.motion import (
     largest_group,
     nearness,
 )
-from molmo2_ros.tracking.template import likeness, sample_template
+from molmo2_ros.tracking.template import TEMPLATE_SIDE, likeness, sample_template
 
 CELLS = 4  # a window is cut into CELLS x CELLS cells with at most one feature each: K = 16
 CELL_PX = 10
@@ -98,7 +98,20 @@ def seed(frame: GreyFrame, points_N2: F64) -> Patches:
         turn_N=turn_N,
         template_NPP=sample_template(frame.grey, points_N2, turn_N),
         brightness_N=np.full(num, frame.brightness),
-        quality_N=np.ones(num),
+        quality_N=np.where(alive_NK.sum(axis=1) < MIN_FEATURES, SCENE_QUALITY, 1.0),
+    )
+
+
+def no_patches() -> Patches:
+    """Nothing to carry."""
+    return Patches(
+        points_N2=np.zeros((0, 2)),
+        features_NK2=np.zeros((0, CELLS * CELLS, 2), np.float32),
+        alive_NK=np.zeros((0, CELLS * CELLS), np.bool_),
+        turn_N=np.ones(0, np.complex128),
+        template_NPP=np.zeros((0, TEMPLATE_SIDE, TEMPLATE_SIDE), np.float32),
+        brightness_N=np.zeros(0),
+        quality_N=np.zeros(0),
     )
 
 

@@ -92,16 +92,6 @@ class GreyBuffer:
         """The last frame pushed."""
         return self._frames[-1] if self._frames else None
 
-    def since(self, stamp_ns: int, tolerance_ns: int) -> tuple[GreyFrame, ...]:
-        """Frames from the one nearest to a stamp on; empty if none is within the tolerance."""
-        if not self._frames:
-            return ()
-        stamps = self._stamps()
-        nearest = min(range(len(stamps)), key=lambda index: abs(stamps[index] - stamp_ns))
-        if abs(stamps[nearest] - stamp_ns) > tolerance_ns:
-            return ()
-        return tuple(self._frames[nearest:])
-
     def _stamps(self) -> list[int]:
         return [frame.stamp_ns for frame in self._frames]
 

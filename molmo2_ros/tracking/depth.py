@@ -1,0 +1,126 @@
+"""From a pixel and a depth image to metres in the camera's optical frame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from molmo2_ros.camera.frame import CameraModel, Frame
+
+WINDOW_SHARE = 0.012  # half the window's side as a share of the depth image's width
+MIN_RADIUS_PX = 3
+MIN_VALID = 0.2  # share of the window's pixels that must know their depth
+MIN_SURFACE = 0.2  # share of the known pixels that make a surface rather than noise
+GAP_SHARE = 0.03  # a step in depth larger than this share of it separates two surfaces
+MIN_GAP_M = 0.015
+FISHEYE = frozenset({"equidistant", "fisheye"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """A pixel lifted to space."""
+
+    point_m: tuple[float, float, float]  # x right, y down, z forward (REP 103)
+    spread_m: float  # standard deviation of the depth on the surface, robust
+
+
+def lift(frame: Frame, u: float, v: float) -> Sighting | None:
+    """Where the surface under a pixel is.
+
+    The depth is the median of the nearest surface in a window round the pixel, so that neither a
+    hole nor the background behind an object's edge moves the point.
+
+    Args:
+        frame: with depth in metres, registered to the image, and the image's intrinsics.
+        u: pixels of the image.
+        v: pixels of the image.
+
+    Returns:
+        None when it cannot be known: no depth image, no intrinsics, or too few valid depths.
+    """
+    if frame.depth_m is None or frame.camera is None:
+        return None
+    ray = pixel_ray(frame.camera, u, v, frame.width, frame.height)
+    depth = surface_depth(frame.depth_m, u, v, frame.width, frame.height)
+    if ray is None or depth is None:
+        return None
+    z_m, spread_m = depth
+    return Sighting(point_m=(ray[0] * z_m, ray[1] * z_m, z_m), spread_m=spread_m)
+
+
+def surface_depth(
+    depth_m: npt.NDArray[np.float32], u: float, v: float, width: int, height: int
+) -> tuple[float, float] | None:
+    """Depth of the nearest surface round a pixel.
+
+    Args:
+        depth_m: [Hd, Wd] metres; 0, negative, NaN and inf are unknown. Another size than the image
+            is taken as the same view, scaled.
+        u: pixels of the image.
+        v: pixels of the image.
+        width: of the image, pixels.
+        height: of the image, pixels.
+
+    Returns:
+        metres along the optical axis and their robust standard deviation; None if unknown. The
+        window grows once to four times its area before giving up.
+    """
+    rows, columns = depth_m.shape
+    column = (u + 0.5) * columns / width - 0.5
+    row = (v + 0.5) * rows / height - 0.5
+    if not (-0.5 <= column <= columns - 0.5 and -0.5 <= row <= rows - 0.5):
+        return None
+    radius = max(MIN_RADIUS_PX, round(WINDOW_SHARE * columns))
+    for reach in (radius, 2 * radius):
+        top, left = max(0, round(row) - reach), max(0, round(column) - reach)
+        window = depth_m[top : round(row) + reach + 1, left : round(column) + reach + 1]
+        known = window[np.isfinite(window) & (window > 0)]
+        if known.size >= max(5, MIN_VALID * window.size):
+            return _nearest_surface(np.sort(known.astype(np.float64)))
+    return None
+
+
+def _nearest_surface(depths_m: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Median and spread of the first group of sorted depths that is large enough."""
+    steps = np.diff(depths_m) > np.maximum(MIN_GAP_M, GAP_SHARE * depths_m[:-1])
+    surfaces = np.split(depths_m, np.flatnonzero(steps) + 1)
+    enough = MIN_SURFACE * depths_m.size
+    surface = next((s for s in surfaces if s.size >= enough), max(surfaces, key=len))
+    middle = float(np.median(surface))
+    return middle, 1.4826 * float(np.median(np.abs(surface - middle)))
+
+
+def pixel_ray(
+    camera: CameraModel, u: float, v: float, width: int, height: int
+) -> tuple[float, float] | None:
+    """Slopes x / z and y / z of the ray through a pixel, distortion removed.
+
+    Args:
+        camera: intrinsics for an image of camera.width x camera.height.
+        u: pixels of the image at hand.
+        v: pixels of the image at hand.
+        width: of the image at hand; may differ from the calibrated one by scale.
+        height: of the image at hand.
+
+    Returns:
+        None for an uncalibrated camera (fx or fy is 0) or where the undistortion diverges.
+    """
+    if len(camera.k) != 9 or not (camera.k[0] > 0 and camera.k[4] > 0):
+        return None
+    matrix = np.array(camera.k, np.float64).reshape(3, 3)
+    pixel = np.array([[[u, v]]], np.float64)
+    if camera.width and camera.height:
+        scale = (camera.width / width, camera.height / height)
+        pixel = (pixel + 0.5) * scale - 0.5
+    distortion = np.array(camera.d, np.float64)
+    if not distortion.any():
+        x, y = (pixel[0, 0] - matrix[:2, 2]) / (matrix[0, 0], matrix[1, 1])
+    elif camera.distortion_model in FISHEYE:
+        x, y = cv2.fisheye.undistortPoints(pixel, matrix, distortion[:4])[0, 0]
+    else:
+        x, y = cv2.undistortPoints(pixel, matrix, distortion)[0, 0]
+    return (float(x), float(y)) if math.isfinite(x) and math.isfinite(y) else None

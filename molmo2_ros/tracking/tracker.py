@@ -1,0 +1,290 @@
+"""The targets of one camera at camera rate: corrected by each answer, carried by flow between."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from molmo2_ros.answers.answer import Answer
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.prompt.query import label
+from molmo2_ros.tracking.answered import AnsweredObject, answered_objects, present_objects
+from molmo2_ros.tracking.depth import lift
+from molmo2_ros.tracking.flow import Patches, carry, no_patches
+from molmo2_ros.tracking.grey import GreyBuffer, GreyFrame
+from molmo2_ros.tracking.identity import assign, distances
+from molmo2_ros.tracking.replay import Start, replay
+from molmo2_ros.tracking.target import Target
+
+QUALITY_FLOOR = 0.25  # a target below it for LOST_AFTER_S is lost
+LOST_AFTER_S = 0.12
+GATE_SHARE = 0.1  # of the image's diagonal: an answer nearer than this speaks of the same thing
+REMEMBER_S = 3.0  # a lost target gets its id back within this time ...
+LOST_GATE_GROWTH = 0.5  # ... and within a gate that grows by this share of itself each second
+MAX_MISSES = 2  # answers in a row that do not show a target before it is given up
+
+
+@dataclass(slots=True, eq=False)
+class _Track:
+    """What is known of one target beyond the picture round it."""
+
+    query_id: int
+    track_id: int
+    query_name: str = ""
+    label: str = ""
+    confidence: float = math.nan
+    confirmed_ns: int = -1  # stamp of the newest frame on which the model saw it
+    path: dict[int, tuple[float, float]] = field(default_factory=dict)  # camera pixels by stamp
+    misses: int = 0
+    low_since_ns: int | None = None
+    lost_ns: int = 0
+
+
+class Tracker:
+    """Carries what the model found to every frame of a camera.
+
+    Thread-safe: the camera's thread calls `update` while the model's thread calls `measure`, which
+    replays an old answer to now without keeping `update` waiting.
+
+    Args:
+        buffer_s: how old an answered frame may be.
+    """
+
+    def __init__(self, buffer_s: float = 4.0) -> None:
+        self.num_lost = 0  # targets given up since the start
+        self._buffer_ns = round(buffer_s * 1e9)
+        self._lock = threading.Lock()  # guards everything below
+        self._buffer = GreyBuffer(buffer_s)
+        self._newest: Frame | None = None
+        self._tracks: list[_Track] = []  # a row of _patches each
+        self._patches = no_patches()
+        self._lost: list[_Track] = []
+        self._num_ids: dict[int, int] = {}  # track ids given out, by query
+
+    def update(self, frame: Frame) -> tuple[Target, ...]:
+        """Take a camera frame in and move every target onto it.
+
+        Returns:
+            the targets on this frame, by query and track id.
+        """
+        grey = GreyFrame.of(frame)
+        with self._lock:
+            before = self._buffer.newest
+            if before is not None and before.stamp_ns == grey.stamp_ns:
+                return self._targets()
+            continues = self._buffer.push(grey)
+            self._newest = frame
+            if before is not None and continues:
+                self._patches = carry(self._patches, before, grey)
+                self._settle(grey)
+            else:
+                self._keep([])
+                self._lost.clear()
+            return self._targets()
+
+    def measure(self, answer: Answer, query_id: int) -> tuple[Target, ...]:
+        """Correct the targets of one query by what the model said of frames that `update` saw.
+
+        Args:
+            answer: a whole one ends targets that it fails to show; a partial or cut one only adds.
+            query_id: tells this query's targets from others'.
+
+        Returns:
+            a target for each answered point on its own frame, under the id that it is carried by;
+            metres only on the newest frame.
+        """
+        with self._lock:
+            frames = tuple(self._buffer)
+            if not frames:
+                return ()
+            objects = answered_objects(answer, frames[-1].width, frames[-1].height)
+            tracks = self._identify(objects, query_id, answer)
+            present = present_objects(answer, objects)
+            shown = {entry.object_id for entry in present}
+            pairs = [
+                (track, entry)
+                for track, entry in zip(tracks, objects, strict=True)
+                # What is known from a newer frame already is not overruled by an older one.
+                if entry.object_id in shown and entry.last_ns > track.confirmed_ns
+            ]
+        carried = replay([_start(entry) for _, entry in pairs], frames)
+        with self._lock:
+            for index, patch in self._catch_up(carried, frames[-1]).items():
+                self._confirm(*pairs[index], patch)
+            if not (answer.partial or answer.truncated):
+                self._count_misses(
+                    query_id,
+                    [
+                        t
+                        for t, entry in zip(tracks, objects, strict=True)
+                        if entry.object_id in shown
+                    ],
+                )
+            if self._buffer.newest is not None:
+                self._settle(self._buffer.newest)
+            return tuple(
+                self._answered_target(track, entry, stamp_ns)
+                for track, entry in zip(tracks, objects, strict=True)
+                for stamp_ns in entry.path
+            )
+
+    def targets(self) -> tuple[Target, ...]:
+        """All targets on the newest frame, by query and track id."""
+        with self._lock:
+            return self._targets()
+
+    def forget(self, query_id: int) -> None:
+        """Drop the targets of a query that is no longer asked."""
+        with self._lock:
+            self._keep([row for row, t in enumerate(self._tracks) if t.query_id != query_id])
+            self._lost = [track for track in self._lost if track.query_id != query_id]
+            self._num_ids.pop(query_id, None)
+
+    # The rest is called with _lock held.
+
+    def _targets(self) -> tuple[Target, ...]:
+        newest, grey = self._newest, self._buffer.newest
+        if newest is None or grey is None:
+            return ()
+        places = grey.to_camera(self._patches.points_N2)
+        targets = []
+        for track, (u, v), quality in zip(
+            self._tracks, places, self._patches.quality_N, strict=True
+        ):
+            sighting = lift(newest, u, v)
+            targets.append(
+                Target(
+                    query_id=track.query_id,
+                    query_name=track.query_name,
+                    label=track.label,
+                    track_id=track.track_id,
+                    stamp_ns=newest.stamp_ns,
+                    u=float(u),
+                    v=float(v),
+                    point_m=None if sighting is None else sighting.point_m,
+                    age_s=(newest.stamp_ns - track.confirmed_ns) / 1e9,
+                    quality=float(quality),
+                    confidence=track.confidence,
+                    measured=track.confirmed_ns == newest.stamp_ns,
+                )
+            )
+        return tuple(sorted(targets, key=lambda target: (target.query_id, target.track_id)))
+
+    def _settle(self, grey: GreyFrame) -> None:
+        """Note where every target is now, and give up those that left or were lost from sight."""
+        oldest_ns = grey.stamp_ns - self._buffer_ns
+        places = grey.to_camera(self._patches.points_N2)
+        kept = []
+        for row, (track, (u, v)) in enumerate(zip(self._tracks, places, strict=True)):
+            inside = 0 <= u <= grey.width - 1 and 0 <= v <= grey.height - 1
+            if self._patches.quality_N[row] >= QUALITY_FLOOR:
+                track.low_since_ns = None
+            elif track.low_since_ns is None:
+                track.low_since_ns = grey.stamp_ns
+            low_ns = 0 if track.low_since_ns is None else grey.stamp_ns - track.low_since_ns
+            if inside and low_ns < LOST_AFTER_S * 1e9 and track.misses < MAX_MISSES:
+                track.path[grey.stamp_ns] = (float(u), float(v))
+                track.path = {ns: xy for ns, xy in track.path.items() if ns >= oldest_ns}
+                kept.append(row)
+            else:
+                track.lost_ns = grey.stamp_ns
+                self._lost.append(track)
+                self.num_lost += 1
+        if len(kept) < len(self._tracks):
+            self._keep(kept)
+        remembered_ns = grey.stamp_ns - round(REMEMBER_S * 1e9)
+        self._lost = [track for track in self._lost if track.lost_ns >= remembered_ns]
+
+    def _keep(self, rows: list[int]) -> None:
+        self._patches = self._patches.take(rows)
+        self._tracks = [self._tracks[row] for row in rows]
+
+    def _catch_up(self, carried: dict[int, Patches], replayed_to: GreyFrame) -> dict[int, Patches]:
+        """Carry on over frames that came while the answer was replayed."""
+        frames = [frame for frame in self._buffer if frame.stamp_ns >= replayed_to.stamp_ns]
+        if not frames or frames[0] is not replayed_to:
+            return {}  # the stream began anew meanwhile
+        for before, after in zip(frames, frames[1:], strict=False):
+            carried = {index: carry(patch, before, after) for index, patch in carried.items()}
+        return carried
+
+    def _identify(
+        self, objects: Sequence[AnsweredObject], query_id: int, answer: Answer
+    ) -> list[_Track]:
+        """The track of each object: a carried one, one lost lately, or a new one."""
+        newest = self._newest
+        assert newest is not None
+        gate_px = GATE_SHARE * math.hypot(newest.width, newest.height)
+        found: dict[int, _Track] = {}
+        active = [track for track in self._tracks if track.query_id == query_id]
+        paths = [entry.path for entry in objects]
+        for row, column in assign(distances([track.path for track in active], paths), gate_px):
+            found[column] = active[row]
+        lost = [track for track in self._lost if track.query_id == query_id]
+        open_columns = [column for column in range(len(objects)) if column not in found]
+        # Where a lost target was last seen is held against where the object was first seen again.
+        was = [{0: list(track.path.values())[-1]} for track in lost]
+        now = [{0: next(iter(paths[column].values()))} for column in open_columns]
+        away_s = [(answer.stamps_ns[-1] - track.lost_ns) / 1e9 for track in lost]
+        gates = gate_px * (1 + LOST_GATE_GROWTH * np.clip(away_s, 0, REMEMBER_S))
+        for row, column in assign(distances(was, now), gates):
+            found[open_columns[column]] = lost[row]
+        tracks = []
+        for column, entry in enumerate(objects):
+            track = found.get(column)
+            if track is None:
+                self._num_ids[query_id] = self._num_ids.get(query_id, 0) + 1
+                track = _Track(query_id=query_id, track_id=self._num_ids[query_id])
+                track.lost_ns = entry.last_ns
+                self._lost.append(track)
+            track.query_name = answer.query.name
+            track.label = answer.label or label(answer.query)
+            track.path.update(entry.path)
+            tracks.append(track)
+        return tracks
+
+    def _confirm(self, track: _Track, entry: AnsweredObject, patch: Patches) -> None:
+        """Put a track where the model saw it, carried to now."""
+        confidence = entry.points[entry.last_ns].confidence
+        track.confidence = math.nan if confidence is None else confidence
+        track.confirmed_ns = entry.last_ns
+        track.low_since_ns = None
+        self._lost = [other for other in self._lost if other is not track]
+        self._keep([row for row, other in enumerate(self._tracks) if other is not track])
+        self._tracks.append(track)
+        self._patches = Patches.joined(self._patches, patch)
+
+    def _count_misses(self, query_id: int, shown: Sequence[_Track]) -> None:
+        for track in self._tracks:
+            if track.query_id == query_id:
+                track.misses = 0 if track in shown else track.misses + 1
+
+    def _answered_target(self, track: _Track, entry: AnsweredObject, stamp_ns: int) -> Target:
+        newest = self._newest
+        assert newest is not None
+        u, v = entry.path[stamp_ns]
+        sighting = lift(newest, u, v) if stamp_ns == newest.stamp_ns else None
+        confidence = entry.points[stamp_ns].confidence
+        return Target(
+            query_id=track.query_id,
+            query_name=track.query_name,
+            label=track.label,
+            track_id=track.track_id,
+            stamp_ns=stamp_ns,
+            u=u,
+            v=v,
+            point_m=None if sighting is None else sighting.point_m,
+            age_s=0.0,
+            quality=1.0,
+            confidence=math.nan if confidence is None else confidence,
+            measured=True,
+        )
+
+
+def _start(entry: AnsweredObject) -> Start:
+    u, v = entry.path[entry.last_ns]
+    return Start(stamp_ns=entry.last_ns, u=u, v=v)
