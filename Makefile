@@ -1,0 +1,100 @@
+# What README.md and CONTRIBUTING.md ask for. Every environment is set up once, and again only when
+# a file that it is made from has changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-jazzy lint nano bench clean
+
+VENV := .venv
+JAZZY := .venv-jazzy
+# The machine's own Python where it is 3.10 to 3.13, else the first such one.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null \
+	&& echo $$p && break; done)
+
+INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt constraints.txt)
+TEST := $(INFERENCE) $(addprefix requirements/,training.txt test.txt torchvision.txt)
+JAZZY_TEST := $(addprefix requirements/,jazzy.txt simulation.txt training.txt test.txt \
+	torchvision.txt constraints-jazzy.txt)
+stamp = $(1)/.ready-$(2)-$(shell cat setup.py $(3) | sha256sum | cut -c1-12)
+INFERENCE_READY := $(call stamp,$(VENV),inference,$(INFERENCE))
+TEST_READY := $(call stamp,$(VENV),test,$(TEST))
+JAZZY_READY := $(call stamp,$(JAZZY),test,$(JAZZY_TEST))
+
+# pip's own account, one short line for each package and for each download.
+define install
+	@echo "$(1): installing $(2)"
+	@$(1)/bin/python -m pip install --disable-pip-version-check $(3) \
+		| { grep --line-buffered -E '^(Collecting|Installing|Successfully)|^ *Downloading' || true; } \
+		| cut -c1-76
+endef
+# Runs a command inside an environment: the Python wheels of ROS 2 do not announce themselves.
+within = @export PATH="$(CURDIR)/$(1)/bin:$$PATH" AMENT_PREFIX_PATH="$(CURDIR)/$(1)"; 
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(INFERENCE_READY)  ## camera and grounding node on ROS 2; VIDEO= CAMERA= QUERY= choose
+	$(call within,$(VENV)) python -m molmo2_ros.ros.demo $(if $(VIDEO),--video "$(VIDEO)") \
+		$(if $(CAMERA),--camera "$(CAMERA)") $(if $(QUERY),--query "$(QUERY)")
+
+env: $(TEST_READY)  ## the whole environment for tests, benchmarks and training, in .venv
+
+test: $(TEST_READY)  ## the whole suite; PYTEST_ARGS= is handed on
+	$(call within,$(VENV)) python -m pytest $(PYTEST_ARGS)
+
+test-jazzy: $(JAZZY_READY)  ## the suite on Python 3.10, ROS 2 Jazzy and NumPy 1.26, in .venv-jazzy
+	@echo "test/test_lint.py judges the text of the sources, which make test has done: left out here"
+	$(call within,$(JAZZY)) python -m pytest --ignore=test/test_lint.py $(PYTEST_ARGS)
+
+lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
+	$(call within,$(VENV)) python -m pytest -q test/test_lint.py test/test_architecture.py
+
+nano: $(TEST_READY)  ## train molmo2-nano from nothing into runs/nano; goes on where it was stopped
+	$(call within,$(VENV)) torchrun --nproc-per-node 2 -m molmo2_ros.training.train \
+		--config training/configs/nano.yaml --out runs/nano
+
+bench: $(TEST_READY)  ## every benchmark, one table each
+	$(call within,$(VENV)) for file in benchmarks/*.py; do python $$file; done
+
+clean:  ## remove the environments and what builds and tests leave behind
+	rm -rf $(VENV) $(JAZZY) build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.13 found; install one, or name it:" \
+		"make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@echo "$(VENV): a new environment of $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { echo "Without ensurepip: apt-get install python3-venv" >&2; exit 1; }
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check pip==26.3
+
+$(INFERENCE_READY): | $(VENV)/bin/python
+	$(call install,$(VENV),what the nodes need,-c requirements/constraints.txt \
+		$(addprefix -r ,$(filter-out %constraints.txt,$(INFERENCE))))
+	@$(VENV)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.ready-inference-*; touch $@
+
+$(TEST_READY): $(INFERENCE_READY)
+	$(call install,$(VENV),what training and tests need,-c requirements/constraints.txt \
+		$(addprefix -r ,$(filter-out %constraints.txt %torchvision.txt,$(TEST))))
+	@$(VENV)/bin/python -m pip install -q --no-deps -r requirements/torchvision.txt
+	@rm -f $(VENV)/.ready-test-*; touch $@
+
+$(JAZZY)/bin/python:
+	@test -n "$(PYTHON310)" || { echo "No Python 3.10 found; install one, or name it:" \
+		"make PYTHON310=/path/to/python3.10 test-jazzy" >&2; exit 1; }
+	@echo "$(JAZZY): a new environment of $$($(PYTHON310) --version)"
+	@$(PYTHON310) -m venv $(JAZZY)
+	@$(JAZZY)/bin/python -m pip install -q --disable-pip-version-check pip==26.3
+
+$(JAZZY_READY): | $(JAZZY)/bin/python
+	$(call install,$(JAZZY),the suite on Jazzy,-c requirements/constraints-jazzy.txt \
+		$(addprefix -r ,$(filter-out %constraints-jazzy.txt %torchvision.txt,$(JAZZY_TEST))))
+	@$(JAZZY)/bin/python -m pip install -q --no-deps -r requirements/torchvision.txt
+	@$(JAZZY)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@rm -f $(JAZZY)/.ready-test-*; touch $@

@@ -1,0 +1,97 @@
+"""The ament_python package `molmo2_ros`: colcon builds it beside ROS 2, pip installs it without."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "molmo2_ros"
+SIMULATION = [
+    "mujoco-core==4.0.0; python_version >= '3.11'",
+    "mujoco==3.17.0; python_version < '3.11'",
+]
+
+
+def check_links() -> None:
+    """Refuse a tree whose links were checked out as text files, which installs half a package."""
+    for name in ("engines", "training"):
+        link = Path(PACKAGE, name)
+        if not link.is_dir():
+            raise SystemExit(
+                f"{link} is not a folder; expected a symbolic link to ../{name}. "
+                "Check the repository out again with `git config core.symlinks true`."
+            )
+
+
+def files_below(folder: str) -> list[str]:
+    """Every file of a data folder of the package, relative to its room."""
+    room = Path(PACKAGE, folder).parent
+    return [
+        str(path.relative_to(room))
+        for path in sorted(Path(PACKAGE, folder).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+
+
+def share(folder: str, pattern: str) -> tuple[str, list[str]]:
+    """One folder of the source tree as it lies in share/molmo2_ros after installation."""
+    return f"share/{PACKAGE}/{folder}", [str(path) for path in sorted(Path(folder).glob(pattern))]
+
+
+check_links()
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Points and tracks from plain language at camera rate: Molmo2 on ROS 2.",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="molmo2_ros maintainers",
+    author_email="maintainers@molmo2-ros.example",
+    maintainer="molmo2_ros maintainers",
+    maintainer_email="maintainers@molmo2-ros.example",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={
+        f"{PACKAGE}.engines": files_below("engines/nano"),
+        f"{PACKAGE}.training": files_below("training/configs"),
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        share("launch", "*.launch.xml"),
+        share("config", "*"),
+    ],
+    install_requires=[
+        "numpy>=1.21.6",
+        "onnxruntime>=1.20",
+        "opencv-python-headless>=4.5.4",
+        "pyyaml",
+        "scipy",
+        "tokenizers>=0.21",
+        "tqdm",
+    ],
+    extras_require={
+        "simulation": SIMULATION,
+        "ros": ["ros-rclpy[fastrtps]==9.1.2", "ros-common-interfaces==5.5.1"],
+        "gpu": ["onnxruntime-gpu"],
+        "tensorrt": ["tensorrt>=10.3"],
+        "training": [
+            *SIMULATION,
+            "torch>=2.13",
+            "transformers>=5.20.2",
+            "safetensors",
+            "onnx",
+            "onnxscript",
+        ],
+        # colcon runs pytest only where an extra of this name lists it.
+        "test": ["pytest", "pytest-timeout", "hypothesis"],
+    },
+    entry_points={
+        "console_scripts": [
+            "molmo2 = molmo2_ros.cli.main:main",
+            "camera_node = molmo2_ros.ros.camera_node:main",
+            "grounding_node = molmo2_ros.ros.grounding_node:main",
+        ],
+    },
+    zip_safe=False,
+)
