@@ -73,7 +73,8 @@ class PromptTokenizer:
             raise EngineError(
                 f"{path} is not a tokenizer ({error}); export the engine again"
             ) from error
-        added = {token["content"]: int(token["id"]) for token in description.get("added_tokens", [])}
+        listed = description.get("added_tokens", [])
+        added = {token["content"]: int(token["id"]) for token in listed}
         self._control_ids = frozenset(added.values())
         self._text_tokenizer = _without_added_tokens(description, path)
         self._path = path

@@ -45,7 +45,9 @@ def assert_same_prompt(prompt, theirs):
     assert prompt.is_visual.tolist() == (theirs["mm_token_type_ids"][0] == 1).tolist()
 
 
-@pytest.mark.parametrize("height,width", [(480, 640), (240, 320), (640, 480), (117, 333), (9, 7)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(480, 640), (240, 320), (640, 480), (117, 333), (9, 7)]
+)
 @pytest.mark.parametrize("wanted", [(112, 112), (168, 168), (378, 378), (350, 798)])
 def test_resized_bytes_equal_torch_without_antialias(height, width, wanted):
     image = picture(height, width)
@@ -55,7 +57,7 @@ def test_resized_bytes_equal_torch_without_antialias(height, width, wanted):
     assert np.array_equal(resize_bilinear(image, *wanted), theirs[0].permute(1, 2, 0).byte())
 
 
-@pytest.mark.parametrize("height,width", [(168, 168), (336, 336), (224, 448), (1080, 1920)])
+@pytest.mark.parametrize(("height", "width"), [(168, 168), (336, 336), (224, 448), (1080, 1920)])
 def test_resized_bytes_equal_torch_where_many_values_lie_on_a_tie(height, width):
     # Scales with small fractions: up to one value in four is an exact .5 before rounding.
     random = np.random.default_rng(1)
@@ -79,7 +81,7 @@ VIDEO_CASES = [
 ]
 
 
-@pytest.mark.parametrize("image_size,pool,num_frames,height,width", VIDEO_CASES)
+@pytest.mark.parametrize(("image_size", "pool", "num_frames", "height", "width"), VIDEO_CASES)
 def test_clip_equals_the_video_processor(
     nano, make_processor, image_size, pool, num_frames, height, width
 ):
@@ -137,7 +139,7 @@ IMAGE_CASES = [
 ]
 
 
-@pytest.mark.parametrize("image_size,max_crops,margins,pool,sizes", IMAGE_CASES)
+@pytest.mark.parametrize(("image_size", "max_crops", "margins", "pool", "sizes"), IMAGE_CASES)
 @pytest.mark.parametrize("column_tokens", [False, True])
 def test_images_equal_the_image_processor(
     nano, make_processor, image_size, max_crops, margins, pool, sizes, column_tokens

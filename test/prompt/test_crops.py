@@ -10,7 +10,7 @@ SMALL = CropSettings(image_size=56, patch_size=14, pooling=(2, 2), overlap_margi
 
 
 @pytest.mark.parametrize(
-    "height,width,max_crops,expected",
+    ("height", "width", "max_crops", "expected"),
     [
         # tiles of 100 px
         (100, 100, 8, (1, 1)),
@@ -37,7 +37,7 @@ def test_tiling_never_exceeds_the_crops_allowed(height, width, max_crops):
 
 
 @pytest.mark.parametrize(
-    "height,width,max_crops,num_tokens",
+    ("height", "width", "max_crops", "num_tokens"),
     [
         # computed from the released code: low-res 196 + 2, tiles with a column token a row + 2
         (240, 320, 8, 410),
@@ -48,12 +48,8 @@ def test_tiling_never_exceeds_the_crops_allowed(height, width, max_crops):
         (1080, 1920, 24, 2804),
     ],
 )
-def test_released_settings_give_the_released_number_of_tokens(
-    height, width, max_crops, num_tokens
-):
-    settings = CropSettings(
-        image_size=378, patch_size=14, pooling=(2, 2), max_crops=max_crops
-    )
+def test_released_settings_give_the_released_number_of_tokens(height, width, max_crops, num_tokens):
+    settings = CropSettings(image_size=378, patch_size=14, pooling=(2, 2), max_crops=max_crops)
 
     grid = image_patches([np.zeros((height, width, 3), np.uint8)], settings).grids[0]
 
@@ -105,7 +101,7 @@ def test_windows_of_several_images_count_through_all_their_views():
 
 
 @pytest.mark.parametrize(
-    "change,words",
+    ("change", "words"),
     [
         ({"image_size": 57}, "multiple of the patch"),
         ({"pooling": (0, 2)}, "at least 1"),

@@ -44,7 +44,7 @@ def test_clip_patches_are_those_of_each_frame():
 
 
 @pytest.mark.parametrize(
-    "grid,pool,expected",
+    ("grid", "pool", "expected"),
     [
         (2, (2, 2), [[0, 1, 2, 3]]),
         # 3 by 2: one column and one row short, added after the last

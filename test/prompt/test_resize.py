@@ -43,7 +43,7 @@ def test_every_size_is_within_half_a_step_of_exact_bilinear(sizes, seed):
 
 
 @pytest.mark.parametrize(
-    "row,wanted,expected",
+    ("row", "wanted", "expected"),
     [
         ([0, 100], 4, [0, 25, 75, 100]),  # positions -0.25 0.25 0.75 1.25, the ends held
         ([0, 255, 0, 255], 2, [128, 128]),  # 127.5 twice: ties go to the even byte

@@ -82,9 +82,11 @@ def test_visual_and_chat_tokens_of_nearly_the_same_name_differ(tokenizer):
 
 
 def test_all_eight_visual_tokens_see_each_other(tokenizer):
-    names = "im_patch im_col im_start low_res_im_start frame_start im_end frame_end im_low".split()
+    names = ["patch", "col", "start", "end", "low"]
+    tokens = [f"<im_{name}>" for name in names]
+    tokens += ["<low_res_im_start>", "<frame_start>", "<frame_end>"]
 
-    assert tokenizer.is_visual([tokenizer.token_id(f"<{name}>") for name in names]).all()
+    assert tokenizer.is_visual([tokenizer.token_id(token) for token in tokens]).all()
     assert not tokenizer.is_visual([tokenizer.token_id("<|image|>")]).any()
 
 
