@@ -19,6 +19,7 @@ import numpy.typing as npt
 from molmo2_ros.camera.clip import stamp_text
 from molmo2_ros.errors import ImageError, QueryError
 from molmo2_ros.prompt.crops import ImageGrid
+from molmo2_ros.prompt.subtitles import Subtitle, subtitle_text
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 
 HIDDEN = float(np.finfo(np.float32).min)  # added to the attention of what must not be seen
@@ -34,15 +35,6 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subtitle:
-    """Words spoken during a video."""
-
-    start_s: float  # seconds from the clip's first frame
-    end_s: float
-    text: str
 
 
 def clip_prefix(
@@ -143,22 +135,6 @@ def join(*parts: Prompt) -> Prompt:
         is_visual=np.concatenate([part.is_visual for part in parts]),
         patch_indices=np.concatenate(indices),
     )
-
-
-def subtitle_text(times_s: Sequence[float], subtitles: Sequence[Subtitle]) -> str:
-    """The subtitles' part of a prompt: empty without any, else a heading and lines.
-
-    Only those are written that are shown within a second of a frame; the heading stays also where
-    that leaves none, as in training.
-    """
-    if not subtitles:
-        return ""
-    lines = [
-        f"{stamp_text(line.start_s)} - {stamp_text(line.end_s)} {line.text}\n"
-        for line in subtitles
-        if any(line.start_s - 1 <= time_s <= line.end_s + 1 for time_s in times_s)
-    ]
-    return "".join(["subtitle\n", *lines])
 
 
 def prefix_bias(is_visual: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:

@@ -8,16 +8,15 @@ from torch.nn.functional import interpolate
 
 from molmo2_ros.prompt.crops import CropSettings, choose_tiling, image_patches
 from molmo2_ros.prompt.layout import (
-    Subtitle,
     clip_prefix,
     images_prefix,
     join,
     prefix_bias,
     question_suffix,
-    subtitle_text,
 )
 from molmo2_ros.prompt.patches import clip_patches, clip_pooling, frame_pooling
 from molmo2_ros.prompt.resize import resize_bilinear
+from molmo2_ros.prompt.subtitles import Subtitle, subtitle_text
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.training.model import CHAT_TEMPLATE
 from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer

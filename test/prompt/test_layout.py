@@ -7,15 +7,14 @@ from molmo2_ros.errors import ImageError, QueryError
 from molmo2_ros.prompt.crops import ImageGrid
 from molmo2_ros.prompt.layout import (
     HIDDEN,
-    Subtitle,
     clip_prefix,
     images_prefix,
     join,
     prefix_bias,
     question_suffix,
-    subtitle_text,
     suffix_bias,
 )
+from molmo2_ros.prompt.subtitles import Subtitle
 
 
 def text_of(tokenizer, prompt):
@@ -88,27 +87,6 @@ def test_subtitles_are_plain_text_after_the_last_frame(tokenizer):
     assert text_of(tokenizer, prefix).endswith("<frame_end>subtitle\n0.2 - 1.0 <im_patch> look\n")
     assert len(prefix.patch_indices) == 1
     assert int(prefix.is_visual.sum()) == 3
-
-
-@pytest.mark.parametrize(
-    ("start_s", "end_s", "shown"),
-    [
-        (0.0, 0.5, True),
-        (3.0, 9.0, True),  # one second after the frame at 2.0
-        (3.1, 9.0, False),
-        (-5.0, -1.0, True),  # ends one second before the frame at 0.0
-        (-5.0, -1.1, False),
-    ],
-)
-def test_only_subtitles_within_a_second_of_a_frame_are_written(start_s, end_s, shown):
-    text = subtitle_text([0.0, 2.0], [Subtitle(start_s=start_s, end_s=end_s, text="hello")])
-
-    assert text.startswith("subtitle\n")
-    assert ("hello" in text) == shown
-
-
-def test_without_subtitles_there_is_no_heading():
-    assert subtitle_text([0.0], []) == ""
 
 
 @given(text=st.text(min_size=1, max_size=40))
