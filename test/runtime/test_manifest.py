@@ -1,19 +1,10 @@
 import json
-import shutil
 
 import pytest
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import NANO
 from molmo2_ros.runtime.manifest import FILE_NAME, Manifest
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A copy of the shipped engine that a test may spoil."""
-    target = tmp_path / "engine"
-    shutil.copytree(NANO, target, ignore=shutil.ignore_patterns("checkpoint"))
-    return target
 
 
 def edit(folder, change):
@@ -41,11 +32,11 @@ def test_folder_without_manifest_says_how_to_make_one(tmp_path):
         Manifest.load(tmp_path)
 
 
-def test_manifest_cut_off_in_the_middle_is_refused(folder):
-    path = folder / FILE_NAME
+def test_manifest_cut_off_in_the_middle_is_refused(engine_folder):
+    path = engine_folder / FILE_NAME
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(EngineError, match="cannot be read .*fetch the folder again"):
-        Manifest.load(folder)
+        Manifest.load(engine_folder)
 
 
 def test_manifest_that_is_no_object_is_refused():
@@ -54,43 +45,43 @@ def test_manifest_that_is_no_object_is_refused():
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
-def test_another_format_is_refused_with_the_cure(folder, version):
-    edit(folder, lambda content: content.update(format=version))
+def test_another_format_is_refused_with_the_cure(engine_folder, version):
+    edit(engine_folder, lambda content: content.update(format=version))
     with pytest.raises(
         EngineError, match=f"format {version!r}, this version reads format 1; export"
     ):
-        Manifest.load(folder)
+        Manifest.load(engine_folder)
 
 
-def test_missing_file_is_named(folder):
-    (folder / "decoder.onnx").unlink()
+def test_missing_file_is_named(engine_folder):
+    (engine_folder / "decoder.onnx").unlink()
     with pytest.raises(EngineError, match=r"decoder\.onnx is missing.*fetch the folder again"):
-        Manifest.load(folder)
+        Manifest.load(engine_folder)
 
 
-def test_cut_file_is_named_even_without_hashing(folder):
-    path = folder / "decoder.onnx"
+def test_cut_file_is_named_even_without_hashing(engine_folder):
+    path = engine_folder / "decoder.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(EngineError, match=r"decoder\.onnx has \d+ bytes, manifest\.json says \d+"):
-        Manifest.load(folder, verify=False)
+        Manifest.load(engine_folder, verify=False)
 
 
-def test_one_altered_byte_is_found(folder):
-    path = folder / "vision.onnx"
+def test_one_altered_byte_is_found(engine_folder):
+    path = engine_folder / "vision.onnx"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(EngineError, match=r"vision\.onnx was altered: its sha256"):
-        Manifest.load(folder)
+        Manifest.load(engine_folder)
 
 
-def test_file_outside_the_folder_is_refused(folder):
+def test_file_outside_the_folder_is_refused(engine_folder):
     def change(content):
         content["files"]["../secret"] = content["files"]["config.json"]
 
-    edit(folder, change)
+    edit(engine_folder, change)
     with pytest.raises(EngineError, match=r"'\.\./secret' is not a plain file name"):
-        Manifest.load(folder)
+        Manifest.load(engine_folder)
 
 
 def set_at(path, value):
@@ -121,21 +112,21 @@ def set_at(path, value):
         ("head", "pointer", "head is 'pointer'"),
         ("skills", ["juggle"], r"unknown skills \['juggle'\], known are"),
         ("golden", {"file": "other.npz"}, r"files lacks other\.npz"),
-        ("files", {}, r"files lacks decoder\.onnx, tokenizer\.json, vision\.onnx"),
+        ("files", {}, r"files lacks decoder\.onnx, .*tokenizer\.json, vision\.onnx"),
     ],
 )
-def test_wrong_value_is_named(folder, path, value, message):
-    edit(folder, set_at(path, value))
+def test_wrong_value_is_named(engine_folder, path, value, message):
+    edit(engine_folder, set_at(path, value))
     with pytest.raises(EngineError, match=message):
-        Manifest.load(folder)
+        Manifest.load(engine_folder)
 
 
-def test_missing_key_is_named(folder):
-    edit(folder, lambda content: content["vision"].pop("max_crops"))
+def test_missing_key_is_named(engine_folder):
+    edit(engine_folder, lambda content: content["vision"].pop("max_crops"))
     with pytest.raises(EngineError, match="vision: key max_crops is missing"):
-        Manifest.load(folder)
+        Manifest.load(engine_folder)
 
 
-def test_whole_number_is_read_where_a_fraction_is_expected(folder):
-    edit(folder, set_at("sampling.point_fps", 2))
-    assert type(Manifest.load(folder).sampling.point_fps) is float
+def test_whole_number_is_read_where_a_fraction_is_expected(engine_folder):
+    edit(engine_folder, set_at("sampling.point_fps", 2))
+    assert type(Manifest.load(engine_folder).sampling.point_fps) is float

@@ -1,0 +1,170 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from molmo2_ros.errors import QueryError
+from molmo2_ros.prompt.layout import clip_prefix, question_suffix, suffix_bias
+from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.runtime.decoding import generate, prefill
+from molmo2_ros.runtime.engine import NANO
+from molmo2_ros.runtime.features import FeatureCache
+
+QUESTIONS = ("Point to the mug.", "How many red mugs are there?", "Track the yellow lemon.")
+
+
+@pytest.fixture(scope="module")
+def endless(nano):
+    """The shipped engine, ending an answer at a token that it cannot write."""
+    return ending_at(nano, nano.manifest.text.vocab_size)
+
+
+@pytest.fixture(scope="module")
+def prompt(nano, clip):
+    cache = FeatureCache(nano)
+    prefix = clip_prefix(PromptTokenizer(NANO), [0.0, 0.5, 1.0], cache.tokens_per_frame)
+    return prefix, cache.frames(clip)
+
+
+@pytest.fixture(scope="module")
+def prefix(nano, prompt):
+    return prefill(nano, *prompt)
+
+
+@pytest.fixture(scope="module")
+def suffixes():
+    tokenizer = PromptTokenizer(NANO)
+    return [question_suffix(tokenizer, text).ids for text in QUESTIONS]
+
+
+def ending_at(engine, *ids):
+    """The same engine with other ending tokens."""
+    names = {f"end {number}": number for number in ids}
+    tokens = engine.manifest.tokens
+    tokens = replace(tokens, eos=tuple(names), ids={**tokens.ids, **names})
+    other = copy.copy(engine)
+    other.manifest = replace(engine.manifest, tokens=tokens)
+    return other
+
+
+def test_every_token_is_the_likeliest_and_carries_its_probability(endless, prefix, suffixes):
+    (answer,) = generate(endless, prefix, suffixes[:1], max_new_tokens=5)
+    ids = np.concatenate([suffixes[0], answer.ids])
+    num_new, first = len(ids), len(suffixes[0]) - 1
+    logits, _ = endless.forward(
+        ids[None],
+        prefix.num_tokens + np.arange(num_new)[None],
+        suffix_bias(num_new, prefix.num_tokens)[None, None],
+        prefix.kv,
+        logit_indices_L=np.arange(first, num_new - 1),
+    )
+    shares = np.exp(logits[0] - logits[0].max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    assert answer.ids == tuple(shares.argmax(-1))
+    np.testing.assert_allclose(answer.probabilities, shares.max(-1), rtol=1e-3)
+
+
+def test_answers_in_one_batch_equal_answers_alone(endless, prefix, suffixes):
+    assert len({len(suffix) for suffix in suffixes}) > 1
+    together = generate(endless, prefix, suffixes, max_new_tokens=12)
+    for suffix, answer in zip(suffixes, together, strict=True):
+        (alone,) = generate(endless, prefix, [suffix], max_new_tokens=12)
+        assert alone.ids == answer.ids
+        np.testing.assert_allclose(alone.probabilities, answer.probabilities, rtol=1e-3)
+
+
+def test_limit_truncates_and_says_so(endless, prefix, suffixes):
+    (answer,) = generate(endless, prefix, suffixes[:1], max_new_tokens=3)
+    assert len(answer.ids) == 3
+    assert answer.truncated
+    assert not answer.cancelled
+
+
+def test_ending_token_ends_its_own_answer_only(endless, prefix, suffixes):
+    plain = generate(endless, prefix, suffixes, max_new_tokens=12)
+    end = plain[0].ids[2]
+    answers = generate(ending_at(endless, end), prefix, suffixes, max_new_tokens=12)
+    for answer, before in zip(answers, plain, strict=True):
+        stop = before.ids.index(end) if end in before.ids else 12
+        assert answer.ids == before.ids[:stop]
+        assert answer.truncated == (stop == 12)
+    assert end not in answers[0].ids
+
+
+def test_each_token_is_passed_on_as_it_is_written(endless, prefix, suffixes):
+    seen = []
+    answers = generate(
+        endless,
+        prefix,
+        suffixes[:2],
+        max_new_tokens=4,
+        on_token=lambda question, token, share: seen.append((question, token, share)),
+    )
+    for question, answer in enumerate(answers):
+        streamed = [(token, share) for asked, token, share in seen if asked == question]
+        assert tuple(token for token, _ in streamed) == answer.ids
+        np.testing.assert_allclose([share for _, share in streamed], answer.probabilities)
+    assert [question for question, *_ in seen] == [0, 1] * 4
+
+
+def test_cancel_keeps_what_is_written(endless, prefix, suffixes):
+    steps = iter([False, False, True])
+    answers = generate(endless, prefix, suffixes[:2], max_new_tokens=9, cancel=lambda: next(steps))
+    assert [len(answer.ids) for answer in answers] == [2, 2]
+    assert all(answer.cancelled and not answer.truncated for answer in answers)
+
+
+def test_cancel_before_the_first_token_gives_empty_answers(nano, prefix, suffixes):
+    (answer,) = generate(nano, prefix, suffixes[:1], max_new_tokens=9, cancel=lambda: True)
+    assert answer.ids == ()
+    assert answer.probabilities.shape == (0,)
+    assert answer.cancelled
+
+
+def test_prefix_serves_again_after_an_answer(endless, prefix, suffixes):
+    first = generate(endless, prefix, suffixes[:1], max_new_tokens=6)
+    generate(endless, prefix, suffixes[1:], max_new_tokens=6)
+    assert generate(endless, prefix, suffixes[:1], max_new_tokens=6)[0].ids == first[0].ids
+
+
+def test_answer_stops_where_the_models_positions_end(endless, prefix, suffixes):
+    room = 4
+    text = replace(endless.manifest.text, max_positions=prefix.num_tokens + len(suffixes[0]) + room)
+    small = copy.copy(endless)
+    small.manifest = replace(endless.manifest, text=text)
+    (answer,) = generate(small, prefix, suffixes[:1], max_new_tokens=50)
+    assert len(answer.ids) == room
+    assert answer.truncated
+
+
+def test_clip_longer_than_the_positions_is_refused(nano, prompt):
+    small = copy.copy(nano)
+    small.manifest = replace(nano.manifest, text=replace(nano.manifest.text, max_positions=50))
+    with pytest.raises(QueryError, match=r"prompt has \d+ tokens, .* room for 50 .* fewer frames"):
+        prefill(small, *prompt)
+
+
+def test_question_that_leaves_no_room_is_refused(nano, prefix, suffixes):
+    small = copy.copy(nano)
+    limit = prefix.num_tokens + len(suffixes[0])
+    small.manifest = replace(nano.manifest, text=replace(nano.manifest.text, max_positions=limit))
+    with pytest.raises(QueryError, match="ask about fewer frames"):
+        generate(small, prefix, suffixes[:1], max_new_tokens=5)
+
+
+@pytest.mark.parametrize("asked", [[], [np.zeros(0, np.int64)]])
+def test_no_question_is_refused(nano, prefix, asked):
+    with pytest.raises(QueryError, match="expected at least one"):
+        generate(nano, prefix, asked, max_new_tokens=5)
+
+
+def test_no_tokens_to_write_is_refused(nano, prefix, suffixes):
+    with pytest.raises(QueryError, match="max_new_tokens is 0"):
+        generate(nano, prefix, suffixes, max_new_tokens=0)
+
+
+def test_features_of_another_clip_are_refused(nano, prompt):
+    prefix, features = prompt
+    with pytest.raises(ValueError, match=r"\d+ features for \d+ visual tokens"):
+        prefill(nano, prefix, features[:-1])
