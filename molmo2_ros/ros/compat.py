@@ -133,6 +133,41 @@ def watch_parameters(
     node.add_on_set_parameters_callback(judge_and_apply)
 
 
+def subscribe(
+    node: Node,
+    kind: Any,
+    topic: str,
+    callback: Callable[[Any], None],
+    profile: Any,
+    on_lost: Callable[[int], None] | None = None,
+) -> Any:
+    """Subscribe, and where the distribution and middleware can tell, count lost messages.
+
+    Args:
+        node: that subscribes.
+        kind: message class.
+        topic: its name.
+        callback: for each message.
+        profile: quality of service.
+        on_lost: told how many more messages got lost in transport.
+    """
+    if on_lost is None:
+        return node.create_subscription(kind, topic, callback, profile)
+    try:
+        events = importlib.import_module("rclpy.event_handler")
+    except ImportError:  # Humble
+        events = importlib.import_module("rclpy.qos_event")
+    callbacks = events.SubscriptionEventCallbacks(
+        message_lost=lambda status: on_lost(int(status.total_count_change))
+    )
+    try:
+        return node.create_subscription(kind, topic, callback, profile, event_callbacks=callbacks)
+    except Exception as error:  # named differently from distribution to distribution
+        if "UnsupportedEventType" not in type(error).__name__:
+            raise
+        return node.create_subscription(kind, topic, callback, profile)
+
+
 def transition(node: LifecycleNode, name: str) -> bool:
     """Run `configure`, `activate`, `deactivate` or `cleanup` of a node in this process.
 

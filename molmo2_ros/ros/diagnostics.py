@@ -56,6 +56,11 @@ class ProblemLog:
         again = f" ({more} more like this)" if more else ""
         self._logger.error(f"{place}: {text}{again}")
 
+    def count(self, kind: type[Molmo2Error]) -> None:
+        """Count a problem that is told elsewhere, without a log line."""
+        with self._lock:  # guards the counts and times
+            self._counts[kind.__name__] += 1
+
     def clear(self, place: str) -> None:
         """The part works again."""
         with self._lock:  # guards the counts and times

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image
 
-from molmo2_ros.ros import qos
+from molmo2_ros.ros import images, qos
+from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
@@ -31,6 +35,7 @@ class NodeUnderTest:
         self.received = {}
         self.node = None  # the node itself where it lives in this process
         self.process = None
+        self._playing = threading.Event()
         self._news = threading.Condition()  # guards received
         self._threads = []
         self._contexts = []
@@ -59,11 +64,12 @@ class NodeUnderTest:
         self._contexts.append(context)
         return node
 
-    def start(self, node_class, **parameters):
+    def start(self, node_class, *, load=None, **parameters):
         """Start a node in this process: same code, same DDS, no second interpreter to wait for."""
+        arguments = {} if load is None else {"load": load}
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.node = self._spin(
-            lambda context: node_class(context=context, parameter_overrides=overrides)
+            lambda context: node_class(context=context, parameter_overrides=overrides, **arguments)
         )
         self.node.start()
         return self.node
@@ -140,6 +146,17 @@ class NodeUnderTest:
             assert time.monotonic() < end, f"no {what} in {PATIENCE_S} s"
             time.sleep(0.01)
 
+    def transition(self, node_name, name):
+        """Ask for a lifecycle transition as `ros2 lifecycle set` does; True if it succeeded."""
+        request = ChangeState.Request()
+        request.transition.id = getattr(Transition, f"TRANSITION_{name.upper()}")
+        return self.call(f"/{node_name}/change_state", ChangeState, request).success
+
+    def state(self, node_name):
+        """The label of the node's lifecycle state."""
+        response = self.call(f"/{node_name}/get_state", GetState, GetState.Request())
+        return response.current_state.label
+
     def call(self, name, service_type, request):
         """Call a service and return its response."""
         if name not in self._clients:
@@ -156,8 +173,26 @@ class NodeUnderTest:
         request.parameters = [Parameter(name, value=value).to_parameter_msg()]
         return self.call(f"/{node_name}/set_parameters", SetParameters, request).results[0]
 
+    def play(self, camera, rate_hz):
+        """Publish a camera's frames until the end of the test, stamped as they leave."""
+
+        def publish():
+            period_s = 1.0 / rate_hz
+            while not self._playing.wait(period_s):
+                camera.publish_next(self._robot)
+
+        self._playing.clear()
+        thread = threading.Thread(target=publish, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def pause(self):
+        """Publish no more frames."""
+        self._playing.set()
+
     def stop(self):
         """End the node and the robot."""
+        self._playing.set()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
@@ -167,6 +202,57 @@ class NodeUnderTest:
             context.try_shutdown()
         for thread in self._threads:
             thread.join(10.0)
+
+
+class TableCamera:
+    """Some frames of the simulated table, published round and round with their depth and optics."""
+
+    def __init__(self, frames, frame_id):
+        self._frames = frames
+        self._frame_id = frame_id
+        self.depth_frame_id = frame_id
+        self._publishers = None
+        self._num_published = 0
+        self.stamps_ns = []
+
+    def publish_next(self, robot):
+        """One frame, stamped now; optics and depth first, as a camera driver does."""
+        if self._publishers is None:
+            reliable = qos.image_qos("reliable")
+            self._publishers = [
+                robot.create_publisher(CameraInfo, "camera_info", reliable),
+                robot.create_publisher(CameraInfo, "depth/camera_info", reliable),
+                robot.create_publisher(Image, "depth", reliable),
+                robot.create_publisher(Image, "image", reliable),
+            ]
+        frame = self._frames[self._num_published % len(self._frames)]
+        self._num_published += 1
+        at = (robot.get_clock().now().nanoseconds, self._frame_id)
+        info = images.camera_info_message(frame.camera, frame.width, frame.height, *at)
+        messages = (
+            info,
+            info,
+            images.depth_message(frame.depth_m, at[0], self.depth_frame_id),
+            images.image_message(frame.image, *at),
+        )
+        self.stamps_ns.append(at[0])
+        for publisher, message in zip(self._publishers, messages, strict=True):
+            publisher.publish(message)
+
+
+@pytest.fixture(scope="session")
+def table_frames():
+    """The first frames of the simulated table: a red mug, a lemon, a blue mug and others."""
+    source = TableSource(seed=0, width=320, height=240, rate_hz=5.0)
+    frames = [source.read() for _ in range(6)]
+    # There and back again, so that the round has no jump.
+    return frames + frames[-2:0:-1]
+
+
+@pytest.fixture
+def camera(table_frames):
+    """A camera that looks at the table."""
+    return TableCamera(table_frames, "table_optical")
 
 
 @pytest.fixture

@@ -1,0 +1,143 @@
+"""The full answer and the standing queries as JSON, the payloads of ~/answer and ~/queries."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from molmo2_ros.answers.answer import Answer
+from molmo2_ros.prompt.query import Query
+from molmo2_ros.ros.images import stamp_json
+from molmo2_ros.ros.queries import StandingQuery
+from molmo2_ros.tracking.target import Target
+
+
+def answer_json(
+    answer: Answer,
+    rows: Sequence[Target],
+    *,
+    query_id: int,
+    frame_id: str,
+    width: int,
+    height: int,
+) -> str:
+    """One answer, whole or partial.
+
+    Args:
+        answer: what the model said.
+        rows: its points as targets, one per point and answered frame.
+        query_id: 0 for a free question (~/ask).
+        frame_id: of the camera.
+        width: of the image, pixels.
+        height: of the image, pixels.
+    """
+    payload = {
+        "stamp": stamp_json(answer.stamps_ns[-1]),
+        "frame_id": frame_id,
+        "query": query_json(answer.query, query_id),
+        "text": answer.text,
+        "label": answer.label,
+        "count": answer.count,
+        "none": answer.none,
+        "partial": answer.partial,
+        "truncated": answer.truncated,
+        "problems": list(answer.problems),
+        "image": {"width": width, "height": height},
+        "clip_stamps": [stamp_json(stamp_ns) for stamp_ns in answer.stamps_ns],
+        "points": [
+            {
+                "object_id": point.object_id,
+                "time_s": point.time_s,
+                "x": point.x,
+                "y": point.y,
+                "image_index": point.image_index,
+                "confidence": _number(point.confidence),
+            }
+            for point in answer.points
+        ],
+        "tracks": _tracks_json(rows),
+        "timing": {
+            "encode_s": round(answer.timing.encode_s, 4),
+            "prefill_s": round(answer.timing.prefill_s, 4),
+            "decode_s": round(answer.timing.decode_s, 4),
+            "num_prompt_tokens": answer.timing.num_prompt_tokens,
+            "num_answer_tokens": answer.timing.num_answer_tokens,
+            "num_frames_encoded": answer.timing.num_frames_encoded,
+        },
+    }
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False)
+
+
+def queries_json(
+    standing: Sequence[StandingQuery],
+    rates_hz: Mapping[int, float],
+    *,
+    is_active: bool,
+    engine: str,
+    skills: Sequence[str],
+) -> str:
+    """What is being asked, with the measured answers a second of each query.
+
+    Args:
+        standing: all standing queries.
+        rates_hz: by query id.
+        is_active: the node is in the lifecycle state active.
+        engine: name of the loaded model, "" for none.
+        skills: what the model can be asked.
+    """
+    payload = {
+        "active": is_active,
+        "engine": engine,
+        "skills": list(skills),
+        "queries": [
+            {
+                **query_json(entry.query, entry.id),
+                "label": entry.label,
+                "given_by": entry.given_by,
+                "rate_hz": round(rates_hz.get(entry.id, 0.0), 2),
+            }
+            for entry in standing
+        ],
+    }
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False)
+
+
+def query_json(query: Query, query_id: int) -> dict[str, Any]:
+    """A query with its number."""
+    return {
+        "id": query_id,
+        "name": query.name,
+        "kind": query.kind.value,
+        "words": query.words,
+        "detail": query.detail.value,
+    }
+
+
+def _tracks_json(rows: Sequence[Target]) -> list[dict[str, Any]]:
+    """Rows of one track together, oldest first."""
+    tracks: dict[int, list[Target]] = {}
+    for row in rows:
+        tracks.setdefault(row.track_id, []).append(row)
+    return [
+        {
+            "track_id": track_id,
+            "label": track[0].label,
+            "points": [
+                {
+                    "stamp": stamp_json(row.stamp_ns),
+                    "u": round(row.u, 2),
+                    "v": round(row.v, 2),
+                    "xyz": None if row.point_m is None else [round(c, 4) for c in row.point_m],
+                    "confidence": _number(row.confidence),
+                }
+                for row in sorted(track, key=lambda row: row.stamp_ns)
+            ],
+        }
+        for track_id, track in sorted(tracks.items())
+    ]
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)

@@ -1,0 +1,140 @@
+"""The demonstration: camera and grounding node as two processes, their answers printed and filmed.
+
+python -m molmo2_ros.ros.demo [--video PATH | --camera /dev/videoN] [--query "..."]...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+
+from molmo2_ros.errors import Molmo2Error
+from molmo2_ros.ros import compat
+from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments
+from molmo2_ros.ros.demo_watch import Watcher
+from molmo2_ros.ros.queries import parse_standing
+
+TABLE_QUERIES = ("point: the red mug", "count: mugs", "track: the lemon")
+_START_PATIENCE_S = 180.0  # a busy machine; the first answer usually takes some seconds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demonstration.
+
+    Returns:
+        0; 1 where a process died or nothing of some kind came; 2 for bad input; 130 for Ctrl-C.
+    """
+    wanted = _parser().parse_args(arguments)
+    queries = tuple(wanted.query or TABLE_QUERIES)
+    source = wanted.video or wanted.camera or "table"
+    try:
+        parse_standing(queries)
+    except Molmo2Error as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    interrupted: list[int] = []
+    signal.signal(signal.SIGINT, lambda *_: interrupted.append(1))
+    _prepare_environment()
+    _tell(f"source {source}, engine {wanted.engine}, ROS_DOMAIN_ID {os.environ['ROS_DOMAIN_ID']}")
+    for query in queries:
+        _tell(f'query "{query}"')
+    with tempfile.TemporaryDirectory(prefix="molmo2_demo_") as folder:
+        logs = Path(folder)
+        processes = [
+            DemoProcess("camera_node", ros_arguments(source=source), logs),
+            DemoProcess(
+                "grounding_node", ros_arguments(engine=wanted.engine, queries=list(queries)), logs
+            ),
+        ]
+        watcher = Watcher(Path(wanted.output))
+        try:
+            problem = _watch(watcher, processes, wanted.seconds, interrupted)
+        finally:
+            died = [process.end() for process in processes]
+            watcher.close()
+    return _verdict(watcher, [problem, *died], bool(interrupted))
+
+
+def _watch(
+    watcher: Watcher, processes: list[DemoProcess], seconds: float, interrupted: list[int]
+) -> str:
+    """Listen until the time is up.
+
+    Returns:
+        what went wrong, "" if nothing did.
+    """
+    rclpy.init(args=[])
+    executor = SingleThreadedExecutor()
+    node = watcher.join()
+    executor.add_node(node)
+    start = time.monotonic()
+    try:
+        while not interrupted and rclpy.ok():
+            executor.spin_once(timeout_sec=0.1)
+            problem = next(filter(None, (process.problem() for process in processes)), "")
+            if problem:
+                return problem
+            now = time.monotonic()
+            if watcher.started_at is None and now - start > _START_PATIENCE_S:
+                return f"no answer in {_START_PATIENCE_S:.0f} s"
+            if watcher.started_at is not None and now - watcher.started_at > seconds:
+                return ""
+        return ""
+    finally:
+        node.destroy_node()
+        compat.shut_down()
+
+
+def _verdict(watcher: Watcher, problems: list[str], was_interrupted: bool) -> int:
+    for problem in filter(None, problems):
+        print(f"demo: {problem}", file=sys.stderr)
+    for path in watcher.files:
+        _tell(f"wrote {path}")
+    print(watcher.summary, flush=True)
+    if was_interrupted:
+        return 130
+    return 0 if watcher.is_complete and not any(problems) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m molmo2_ros.ros.demo",
+        description="Ask about a camera's stream over real ROS 2 and film the answers.",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--video", metavar="PATH", help="video file or folder of images")
+    source.add_argument("--camera", metavar="/dev/videoN", help="camera device")
+    parser.add_argument(
+        "--query",
+        action="append",
+        metavar='"kind: words"',
+        help="standing query, may be repeated; kind is track, point, count or ask",
+    )
+    parser.add_argument("--engine", default="nano", help="engine folder (default: nano)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="from the first answer on")
+    parser.add_argument("--output", default=".", help="folder of demo.mp4 and demo.png")
+    return parser
+
+
+def _prepare_environment() -> None:
+    """A ROS domain of our own on this machine, and the prefix that the ROS wheels do not set."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    if (Path(sys.prefix) / "share" / "ament_index").is_dir():
+        os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
+
+
+def _tell(text: str) -> None:
+    print(f"demo: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

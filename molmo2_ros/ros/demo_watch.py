@@ -1,0 +1,189 @@
+"""The demonstration's spectator: counts messages, prints answers, films the overlay."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import rclpy
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+from std_msgs.msg import String
+
+from molmo2_ros.errors import ImageError
+from molmo2_ros.ros import qos
+from molmo2_ros.ros.clouds import rows_of
+from molmo2_ros.ros.images import NS_PER_S, rgb_of_compressed, stamp_ns_of
+
+FILM_RATE_HZ = 15
+_MOST_TARGETS_TOLD = 4
+
+
+class Watcher:
+    """Listens to both nodes.
+
+    Args:
+        folder: where demo.mp4 and demo.png go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._film = Film(folder / "demo.mp4", folder / "demo.png")
+        self._begun = time.monotonic()
+        self.started_at: float | None = None  # monotonic time of the first answer
+        self._num_frames = 0
+        self._num_points = 0
+        self._num_tracks = 0
+        self._num_answers = 0
+        self._rows: npt.NDArray[Any] | None = None  # of the newest ~/points
+        self._untold: list[dict[str, Any]] = []  # answers that wait for the next ~/points
+
+    def join(self) -> Node:
+        """A node that listens; the caller spins and destroys it."""
+        node = rclpy.create_node("demo")
+        reliable = qos.result_qos()
+        for topic, kind, callback in (
+            ("camera_info", CameraInfo, self._on_camera_info),
+            ("grounding/points", PointCloud2, self._on_points),
+            ("grounding/tracks", PointCloud2, self._on_tracks),
+            ("grounding/answer", String, self._on_answer),
+            ("grounding/overlay/compressed", CompressedImage, self._on_overlay),
+        ):
+            node.create_subscription(kind, topic, callback, reliable)
+        return node
+
+    @property
+    def summary(self) -> str:
+        """The last line of the demonstration."""
+        return (
+            f"demo: {self._num_frames} frames, {self._num_points} points messages, "
+            f"{self._num_tracks} tracks messages, {self._num_answers} answers"
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Something of each kind came, and was filmed."""
+        counts = (self._num_frames, self._num_points, self._num_tracks, self._num_answers)
+        return all(counts) and len(self.files) == 2
+
+    @property
+    def files(self) -> list[Path]:
+        """The film and the still, as far as they exist."""
+        return self._film.written
+
+    def close(self) -> None:
+        """Finish the film."""
+        self._film.close()
+
+    def _on_camera_info(self, _: CameraInfo) -> None:
+        self._num_frames += 1
+
+    def _on_points(self, message: PointCloud2) -> None:
+        self._num_points += 1
+        self._rows = rows_of(message)
+        for answer in self._untold:
+            print(self._line(answer, self._rows), flush=True)
+        self._untold = []
+
+    def _on_tracks(self, _: PointCloud2) -> None:
+        self._num_tracks += 1
+
+    def _on_answer(self, message: String) -> None:
+        answer = json.loads(message.data)
+        if answer["partial"]:
+            return
+        if self.started_at is None:
+            self.started_at = time.monotonic()
+        self._num_answers += 1
+        self._untold.append(answer)
+
+    def _on_overlay(self, message: CompressedImage) -> None:
+        num_targets = 0 if self._rows is None else len(self._rows)
+        self._film.add(rgb_of_compressed(message), stamp_ns_of(message), num_targets)
+
+    def _line(self, answer: dict[str, Any], rows: npt.NDArray[Any]) -> str:
+        """One answer with where its targets are now.
+
+        12.4 s  point  the red mug   #1 (163, 96) px (0.02, -0.05, 0.71) m age 0.21 s
+        """
+        query = answer["query"]
+        mine = rows[rows["query_id"] == query["id"]]
+        told = [_target_text(row) for row in mine[:_MOST_TARGETS_TOLD]]
+        if len(mine) > _MOST_TARGETS_TOLD:
+            told.append(f"and {len(mine) - _MOST_TARGETS_TOLD} more")
+        if query["kind"] == "count" and answer["count"] is not None:
+            told.insert(0, f"{answer['count']}")
+        if answer["none"] and not told:
+            told.append("none")
+        if not told:
+            told.append(answer["text"] or "no answer")
+        told += [f"[{problem}]" for problem in answer["problems"]]
+        since_s = time.monotonic() - self._begun
+        return f"{since_s:6.1f} s  {query['kind']:<5}  {query['words']:<16}  {'; '.join(told)}"
+
+
+def _target_text(row: Any) -> str:
+    text = f"#{row['track_id']} ({row['u']:.0f}, {row['v']:.0f}) px"
+    if np.isfinite(row["z"]):
+        text += f" ({row['x']:.2f}, {row['y']:.2f}, {row['z']:.2f}) m"
+    return f"{text} age {row['age']:.2f} s"
+
+
+class Film:
+    """A video at a constant rate from pictures that come when they come, and its best still.
+
+    Args:
+        film_path: .mp4, written as MPEG-4 part 2, which OpenCV's wheels can write.
+        still_path: .png, the last picture with the most targets.
+    """
+
+    def __init__(self, film_path: Path, still_path: Path) -> None:
+        self._film_path, self._still_path = film_path, still_path
+        self._writer: Any = None
+        self._size = (0, 0)
+        self._start_ns = 0
+        self._num_written = 0
+        self._most_targets = -1
+        self._still: npt.NDArray[np.uint8] | None = None
+        self.written: list[Path] = []
+
+    def add(self, image: npt.NDArray[np.uint8], stamp_ns: int, num_targets: int) -> None:
+        """Show a picture until the next one.
+
+        Raises:
+            ImageError: the film cannot be written.
+        """
+        bgr = np.ascontiguousarray(image[:, :, ::-1])
+        if self._writer is None:
+            self._open(bgr, stamp_ns)
+        if (bgr.shape[1], bgr.shape[0]) != self._size:
+            bgr = np.asarray(cv2.resize(bgr, self._size), np.uint8)
+        until = (stamp_ns - self._start_ns) * FILM_RATE_HZ / NS_PER_S
+        while self._num_written <= until:
+            self._writer.write(bgr)
+            self._num_written += 1
+        if num_targets >= self._most_targets:
+            self._most_targets, self._still = num_targets, bgr
+
+    def _open(self, bgr: npt.NDArray[np.uint8], stamp_ns: int) -> None:
+        self._size = (bgr.shape[1], bgr.shape[0])
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(self._film_path), code, FILM_RATE_HZ, self._size)
+        if not self._writer.isOpened():
+            raise ImageError(
+                f"{self._film_path} cannot be written; check that the folder exists and is "
+                "writable, or choose another with --output"
+            )
+        self._start_ns = stamp_ns
+
+    def close(self) -> None:
+        """Write what there is."""
+        if self._writer is None or self._still is None:
+            return
+        self._writer.release()
+        cv2.imwrite(str(self._still_path), self._still)
+        self.written = [p for p in (self._film_path, self._still_path) if p.is_file()]

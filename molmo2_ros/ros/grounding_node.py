@@ -1,0 +1,286 @@
+"""The grounding node: images in, questions in; points, tracks and answers out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
+
+from molmo2_ros.camera.clip import ClipBuffer
+from molmo2_ros.errors import Molmo2Error, QueryError
+from molmo2_ros.grounder import Grounder
+from molmo2_ros.prompt.query import parse_query
+from molmo2_ros.ros import compat, qos
+from molmo2_ros.ros.answer_json import queries_json
+from molmo2_ros.ros.answering import Answering
+from molmo2_ros.ros.carrying import Carrying
+from molmo2_ros.ros.diagnostics import ProblemLog, diagnostic_array
+from molmo2_ros.ros.frames import FrameAssembler
+from molmo2_ros.ros.grounding_status import grounding_statuses
+from molmo2_ros.ros.parameter_server import ParameterServer
+from molmo2_ros.ros.parameters import GroundingParameters
+from molmo2_ros.ros.process import run_node
+from molmo2_ros.ros.queries import StandingQueries, StandingQuery, parse_standing
+from molmo2_ros.ros.results import Results
+from molmo2_ros.runtime.engine import Engine, load_engine
+from molmo2_ros.tracking.tracker import Tracker
+
+NANO = "nano"
+_REMOVE = "remove:"
+_QUERIES_PERIOD_S = 1.0
+_CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
+_ANSWER_PATIENCE_S = 5.0  # an answer may take so long and still be carried to now
+
+
+class GroundingNode(LifecycleNode):
+    """Callbacks stamp, check and store; one worker follows the camera, one owns the engine.
+
+    Configure loads the engine, activate subscribes, deactivate frees the queues, cleanup lets the
+    engine go. Diagnostics are published in every state.
+
+    Args:
+        load: loads an engine from a folder, None for the shipped one.
+
+    Raises:
+        ConfigError: a parameter given at start has another type or is out of range.
+    """
+
+    def __init__(self, *, load: Callable[..., Engine] = load_engine, **node_arguments: Any) -> None:
+        super().__init__("grounding", **node_arguments)
+        self._load = load
+        self._problems = ProblemLog(self.get_logger())
+        self._server = ParameterServer(
+            self,
+            GroundingParameters,
+            check=self._check_parameters,
+            changed=self._on_parameters,
+            frozen=self._why_frozen,
+        )
+        parameters = self._server.snapshot
+        self._queries = StandingQueries(parameters.max_queries)
+        self._results = Results(self)
+        self._engine: Engine | None = None
+        self._carrying: Carrying | None = None
+        self._answering: Answering | None = None
+        self._subscriptions_of_active: list[Any] = []
+        self._take_queries(parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.result_qos())
+        self.create_timer(parameters.diagnostics_period_s, self._publish_diagnostics)
+        self.create_timer(_QUERIES_PERIOD_S, self._publish_queries)
+        self.create_subscription(String, "~/query", self._on_query, qos.result_qos())
+        self.create_subscription(String, "~/ask", self._on_ask, qos.result_qos())
+
+    is_done = False
+
+    def start(self) -> None:
+        """Configure and activate, unless that is left to a lifecycle client."""
+        if self._server.snapshot.autostart and compat.transition(self, "configure"):
+            compat.transition(self, "activate")
+
+    def close(self) -> None:
+        """End the workers."""
+        self._stop_workers()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the engine; a folder that is not whole leaves the node unconfigured, and running."""
+        parameters = self._server.snapshot
+        begun = time.monotonic()
+        try:
+            folder = None if parameters.engine == NANO else parameters.engine
+            self._engine = self._load(folder, threads=parameters.threads or None)
+        except Molmo2Error as error:
+            self._problems.report("engine", error)
+            return TransitionCallbackReturn.FAILURE
+        self._problems.clear("engine")
+        manifest = self._engine.manifest
+        self.get_logger().info(
+            f"engine {manifest.name} loaded in {time.monotonic() - begun:.1f} s; "
+            f"it can: {', '.join(manifest.skills)}"
+        )
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the camera and begin to answer."""
+        assert self._engine is not None
+        parameters = self._server.snapshot
+        result = super().on_activate(state)
+        frames = FrameAssembler(self._problems)
+        clip = ClipBuffer(
+            parameters.clip_duration_s, parameters.clip_max_frames, keep_fps=_CLIP_FPS
+        )
+        shared: dict[str, Any] = {
+            "clip": clip,
+            "tracker": Tracker(buffer_s=parameters.clip_duration_s + _ANSWER_PATIENCE_S),
+            "results": self._results,
+            "parameters": lambda: self._server.snapshot,
+            "problems": self._problems,
+            "context": self.context,
+        }
+        answering = Answering(grounder=Grounder(self._engine), queries=self._queries, **shared)
+        carrying = Carrying(frames=frames, on_frame=answering.on_frame, **shared)
+        self._answering, self._carrying = answering, carrying
+        self._subscribe(frames, carrying, parameters)
+        carrying.start()
+        answering.start()
+        self._publish_queries()
+        self.get_logger().info(f"active: {len(self._queries.all())} standing queries")
+        return result
+
+    def _subscribe(
+        self, frames: FrameAssembler, carrying: Carrying, parameters: GroundingParameters
+    ) -> None:
+        is_raw = parameters.image_transport == "raw"
+        wanted: list[tuple[Any, str, Callable[[Any], None]]] = [
+            (Image, "image", carrying.mailbox.put)
+            if is_raw
+            else (CompressedImage, "image/compressed", carrying.mailbox.put),
+            (CameraInfo, "camera_info", frames.on_camera_info),
+        ]
+        if parameters.use_depth:
+            wanted.append((Image, "depth", frames.on_depth))
+            wanted.append((CameraInfo, "depth/camera_info", frames.on_depth_info))
+        pictures = qos.image_qos(parameters.image_reliability)
+        self._subscriptions_of_active = [
+            compat.subscribe(
+                self, kind, topic, callback, pictures, carrying.on_lost if index == 0 else None
+            )
+            for index, (kind, topic, callback) in enumerate(wanted)
+        ]
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe, let the queues go, and stop answering."""
+        for subscription in self._subscriptions_of_active:
+            self.destroy_subscription(subscription)
+        self._subscriptions_of_active = []
+        self._stop_workers()
+        self._publish_queries()
+        self.get_logger().info("inactive")
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let the engine go."""
+        self._engine = None
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End everything, from whatever state."""
+        self._stop_workers()
+        self._engine = None
+        return super().on_shutdown(state)
+
+    def _stop_workers(self) -> None:
+        carrying, self._carrying = self._carrying, None
+        answering, self._answering = self._answering, None
+        if carrying is not None:
+            carrying.stop()
+        if answering is not None:
+            answering.stop()
+
+    def _why_frozen(self) -> str:
+        if self._engine is None:
+            return ""
+        return (
+            "it is read when the node is configured; deactivate and clean up first (ros2 lifecycle "
+            f"set {self.get_fully_qualified_name()} deactivate, then cleanup)"
+        )
+
+    def _check_parameters(self, after: GroundingParameters) -> None:
+        """Refuse a list of queries that could not stand."""
+        if after.queries == self._server.snapshot.queries:
+            return
+        queries = parse_standing(after.queries)
+        if len(queries) > after.max_queries:
+            raise QueryError(
+                f"{len(queries)} queries, expected at most max_queries = {after.max_queries}; "
+                "raise it or ask less"
+            )
+        for query in queries:
+            if self._answering is not None:
+                self._answering.check(query)
+
+    def _on_parameters(self, before: GroundingParameters, after: GroundingParameters) -> None:
+        if before.queries != after.queries:
+            self._take_queries(after)
+            self._publish_queries()
+
+    def _take_queries(self, parameters: GroundingParameters) -> None:
+        """Let the queries of the parameter stand; a bad list given at start is reported instead."""
+        try:
+            gone = self._queries.replace_parameter(parse_standing(parameters.queries))
+        except Molmo2Error as error:
+            self._problems.report("query", error)
+        else:
+            self._forget(gone)
+
+    def _on_query(self, message: String) -> None:
+        try:
+            text = message.data.strip()
+            if text.lower().startswith(_REMOVE):
+                self._forget(self._queries.remove(text[len(_REMOVE) :].strip()))
+            else:
+                query = parse_query(text)
+                if self._answering is not None:
+                    self._answering.check(query)
+                self._forget(self._queries.add(query))
+        except Molmo2Error as error:
+            self._problems.report("query", error)
+        else:
+            self._publish_queries()
+
+    def _on_ask(self, message: String) -> None:
+        try:
+            query = parse_query(message.data, default_name="ask")
+            if self._answering is None:
+                raise QueryError(
+                    f"question {message.data[:60]!r} came while the node is not active, expected "
+                    "an active node; activate it (ros2 lifecycle set ... activate) and ask again"
+                )
+            self._answering.ask(query)
+        except Molmo2Error as error:
+            self._problems.report("query", error)
+
+    def _forget(self, gone: list[StandingQuery]) -> None:
+        if self._answering is not None:
+            for standing in gone:
+                self._answering.forget(standing.id)
+
+    def _publish_queries(self) -> None:
+        manifest = self._engine.manifest if self._engine is not None else None
+        answering = self._answering
+        self._results.publish_queries(
+            queries_json(
+                self._queries.all(),
+                answering.rates_hz if answering is not None else {},
+                is_active=answering is not None,
+                engine=manifest.name if manifest is not None else "",
+                skills=manifest.skills if manifest is not None else (),
+            )
+        )
+
+    def _publish_diagnostics(self) -> None:
+        statuses = grounding_statuses(
+            self.get_name(),
+            parameters=self._server.snapshot,
+            engine=self._engine,
+            carrying=self._carrying,
+            answering=self._answering,
+            queries=self._queries.all(),
+            results=self._results,
+            problems=self._problems,
+        )
+        now_ns = self.get_clock().now().nanoseconds
+        self._diagnostics.publish(diagnostic_array(statuses, now_ns))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of the executable `grounding_node`."""
+    return run_node(GroundingNode, args, shares_memory=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,127 @@
+"""The grounding node's lines on /diagnostics: camera, engine and queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from molmo2_ros.ros.answering import Answering
+from molmo2_ros.ros.carrying import Carrying
+from molmo2_ros.ros.diagnostics import ProblemLog, status
+from molmo2_ros.ros.parameters import GroundingParameters
+from molmo2_ros.ros.queries import StandingQuery
+from molmo2_ros.ros.results import Results
+from molmo2_ros.runtime.engine import Engine
+
+_LOST_IS_MUCH = 0.1  # of the images
+
+
+def grounding_statuses(
+    name: str,
+    *,
+    parameters: GroundingParameters,
+    engine: Engine | None,
+    carrying: Carrying | None,
+    answering: Answering | None,
+    queries: Sequence[StandingQuery],
+    results: Results,
+    problems: ProblemLog,
+) -> list[DiagnosticStatus]:
+    """How the node's three parts are now.
+
+    Args:
+        name: of the node.
+        parameters: its newest snapshot.
+        engine: None until it is configured.
+        carrying: None unless it is active.
+        answering: None unless it is active.
+        queries: what stands.
+        results: its publishers.
+        problems: what went wrong.
+    """
+    return [
+        _camera(name, parameters, carrying, problems),
+        _engine(name, parameters, engine, answering, problems),
+        _queries(name, queries, results, problems),
+    ]
+
+
+def _camera(
+    name: str,
+    parameters: GroundingParameters,
+    carrying: Carrying | None,
+    problems: ProblemLog,
+) -> DiagnosticStatus:
+    topic = "image" if parameters.image_transport == "raw" else "image/compressed"
+    if carrying is None:
+        return status(f"{name}: camera", topic, {}, message="not active")
+    num_received, num_lost = carrying.mailbox.num_put, carrying.num_lost
+    warning = problems.recent("depth") or problems.recent("camera_info")
+    if num_lost > _LOST_IS_MUCH * (num_received + num_lost):
+        warning = (
+            f"{num_lost} of {num_received + num_lost} images got lost on the way here; let the "
+            "camera's process use shared memory (docs/interfaces.md), or set image_reliability to "
+            "reliable where it publishes reliably"
+        )
+    if not carrying.frame_rate.rate_hz:
+        warning = (
+            f"no image on {topic}; check that the camera runs, the topic's name (remap it) and "
+            "image_transport"
+        )
+    values = {
+        "frames": carrying.frame_rate.count,
+        "rate_hz": carrying.frame_rate.rate_hz,
+        "frames_received": num_received,
+        "frames_dropped": carrying.mailbox.num_dropped,
+        "frames_lost_in_transport": num_lost,
+        "targets": carrying.num_targets,
+        "has_depth": carrying.has_depth,
+        **{f"problems_{kind}": number for kind, number in problems.counts.items()},
+    }
+    error = problems.recent("camera")
+    return status(f"{name}: camera", topic, values, error=error, warning=warning)
+
+
+def _engine(
+    name: str,
+    parameters: GroundingParameters,
+    engine: Engine | None,
+    answering: Answering | None,
+    problems: ProblemLog,
+) -> DiagnosticStatus:
+    error = problems.standing("engine")
+    if engine is None:
+        return status(
+            f"{name}: engine", parameters.engine, {}, error=error, message="not configured"
+        )
+    values: dict[str, object] = {"skills": ", ".join(engine.manifest.skills)}
+    if answering is not None:
+        values.update(answering.facts())
+    return status(
+        f"{name}: engine",
+        engine.manifest.name,
+        values,
+        error=problems.recent("answer"),
+        message="answering" if answering is not None else "loaded",
+    )
+
+
+def _queries(
+    name: str, queries: Sequence[StandingQuery], results: Results, problems: ProblemLog
+) -> DiagnosticStatus:
+    values: dict[str, object] = {
+        f"query_{entry.id}": f"{entry.query.kind.value}: {entry.query.words[:100]}"
+        for entry in queries
+    }
+    values["detections"] = results.detections_text
+    values["points_rate_hz"] = results.points_rate.rate_hz
+    values["answers_rate_hz"] = results.answer_rate.rate_hz
+    return status(
+        f"{name}: queries",
+        "",
+        values,
+        error=problems.recent("query"),
+        warning="" if queries else "nothing is asked; publish to ~/query or set `queries`",
+        message=f"{len(queries)} standing",
+    )

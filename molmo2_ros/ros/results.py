@@ -1,0 +1,142 @@
+"""Every topic that the grounding node publishes, and what goes on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from geometry_msgs.msg import PointStamped
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CompressedImage, PointCloud2
+from std_msgs.msg import String
+from visualization_msgs.msg import ImageMarker, MarkerArray
+
+from molmo2_ros import overlay
+from molmo2_ros.answers.answer import Answer
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.prompt.query import QueryKind
+from molmo2_ros.ros import clouds, compat, images, markers, qos
+from molmo2_ros.ros.answer_json import answer_json
+from molmo2_ros.ros.diagnostics import RateMeter
+from molmo2_ros.ros.parameters import GroundingParameters
+from molmo2_ros.tracking.target import Target
+
+_MOST_CAPTION = 40  # characters
+
+
+class Results:
+    """The node's publishers; silent while the node is not active.
+
+    Args:
+        node: where they are created.
+    """
+
+    def __init__(self, node: LifecycleNode) -> None:
+        def topic(name: str, kind: Any) -> Any:
+            return node.create_lifecycle_publisher(kind, f"~/{name}", qos.result_qos())
+
+        self._points = topic("points", PointCloud2)
+        self._tracks = topic("tracks", PointCloud2)
+        self._target = topic("target", PointStamped)
+        self._markers = topic("markers", ImageMarker)
+        self._markers_3d = topic("markers_3d", MarkerArray)
+        self._answer = topic("answer", String)
+        self._overlay = topic("overlay/compressed", CompressedImage)
+        self._queries = node.create_publisher(String, "~/queries", qos.state_qos())
+        self._vision_msgs = compat.vision_msgs()
+        if self._vision_msgs is not None:
+            self._detections = topic("detections", self._vision_msgs.Detection2DArray)
+            self._detections_3d = topic("detections_3d", self._vision_msgs.Detection3DArray)
+        self._trails = overlay.Trails()
+        self._lock = threading.Lock()  # guards _captions
+        self._captions: dict[int, str] = {}  # by query id, what cannot be shown as a point
+        self.points_rate = RateMeter()
+        self.tracks_rate = RateMeter()
+        self.answer_rate = RateMeter()
+
+    @property
+    def detections_text(self) -> str:
+        """Whether ~/detections is published, and if not, why."""
+        if self._vision_msgs is None:
+            return "off: vision_msgs is not installed (apt install ros-$ROS_DISTRO-vision-msgs)"
+        return "on"
+
+    def publish_targets(
+        self, frame: Frame, targets: Sequence[Target], parameters: GroundingParameters
+    ) -> None:
+        """Say where everything is on one camera frame."""
+        at = (frame.stamp_ns, frame.frame_id)
+        self._points.publish(clouds.points_cloud(targets, *at))
+        self.points_rate.tick()
+        best = markers.best_target(targets)
+        if best is not None:
+            self._target.publish(markers.target_message(best, *at))
+        if self._markers.get_subscription_count():
+            self._markers.publish(markers.image_marker(targets, *at))
+        if self._markers_3d.get_subscription_count() and frame.depth_m is not None:
+            self._markers_3d.publish(markers.marker_array(targets, *at))
+        if self._vision_msgs is not None:
+            self._publish_detections(targets, at, self._vision_msgs)
+        if parameters.overlay and self._overlay.get_subscription_count():
+            self._trails.add(targets, frame.stamp_ns)
+            with self._lock:  # guards _captions
+                caption = "   ".join(text for _, text in sorted(self._captions.items()) if text)
+            picture = overlay.draw(frame.image, targets, trails=self._trails.lines, caption=caption)
+            quality = parameters.overlay_quality
+            self._overlay.publish(images.jpeg_message(picture, *at, quality))
+
+    def _publish_detections(
+        self, targets: Sequence[Target], at: tuple[int, str], vision_msgs: Any
+    ) -> None:
+        if self._detections.get_subscription_count():
+            self._detections.publish(markers.detections(targets, *at, vision_msgs))
+        if self._detections_3d.get_subscription_count():
+            self._detections_3d.publish(markers.detections_3d(targets, *at, vision_msgs))
+
+    def publish_answer(
+        self, answer: Answer, rows: Sequence[Target], query_id: int, frame: Frame
+    ) -> None:
+        """Publish what the model said about a clip.
+
+        Args:
+            answer: whole or partial.
+            rows: its points as targets.
+            query_id: 0 for a free question.
+            frame: the newest frame of the answer's clip.
+        """
+        text = answer_json(
+            answer,
+            rows,
+            query_id=query_id,
+            frame_id=frame.frame_id,
+            width=frame.width,
+            height=frame.height,
+        )
+        self._answer.publish(String(data=text))
+        if answer.partial:
+            return
+        self.answer_rate.tick()
+        if query_id:
+            with self._lock:  # guards _captions
+                self._captions[query_id] = _caption(answer)
+            self._tracks.publish(clouds.tracks_cloud(rows, answer.stamps_ns[-1], frame.frame_id))
+            self.tracks_rate.tick()
+
+    def forget(self, query_id: int) -> None:
+        """No caption any more for a query that stands no more."""
+        with self._lock:  # guards _captions
+            self._captions.pop(query_id, None)
+
+    def publish_queries(self, text: str) -> None:
+        """Tell what is being asked, also to those who come later."""
+        self._queries.publish(String(data=text))
+
+
+def _caption(answer: Answer) -> str:
+    """What a picture cannot show as points: a count, an absence, words."""
+    if answer.count is not None and answer.query.kind is QueryKind.COUNT:
+        return f"{answer.query.words}: {answer.count}"
+    if answer.none:
+        return f"{answer.query.words}: none"
+    return answer.text[:_MOST_CAPTION] if answer.query.kind is QueryKind.ASK else ""

@@ -1,0 +1,101 @@
+"""The grounding node's states: ten times round, broken engines, and a clean end."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from std_msgs.msg import String
+
+import molmo2_ros
+from molmo2_ros.ros import qos
+from molmo2_ros.ros.grounding_node import GroundingNode
+
+NANO = Path(molmo2_ros.__file__).parent / "engines" / "nano"
+
+
+def test_every_transition_works_ten_times_and_invalid_ones_fail(node_under_test, camera):
+    node_under_test.listen("grounding/answer", String, qos.result_qos())
+    node_under_test.start(GroundingNode, autostart=False, queries=["count: mugs"])
+    assert node_under_test.state("grounding") == "unconfigured"
+    assert not node_under_test.transition("grounding", "activate")
+    node_under_test.play(camera, rate_hz=5.0)
+
+    for _ in range(10):
+        for name, state in (
+            ("configure", "inactive"),
+            ("activate", "active"),
+            ("deactivate", "inactive"),
+            ("cleanup", "unconfigured"),
+        ):
+            assert node_under_test.transition("grounding", name)
+            assert node_under_test.state("grounding") == state
+
+    assert node_under_test.transition("grounding", "configure")
+    assert node_under_test.transition("grounding", "activate")
+    num_before = len(node_under_test.received["grounding/answer"])
+    node_under_test.wait_for("grounding/answer", after=num_before)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda folder: (folder / "decoder.onnx").unlink(), "decoder.onnx"),
+        (lambda folder: (folder / "vision.onnx").write_bytes(b"altered"), "vision.onnx"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
+    ],
+    ids=["missing", "altered", "no manifest"],
+)
+def test_a_broken_engine_is_named_and_works_once_it_is_mended(
+    node_under_test, tmp_path, harm, words
+):
+    folder = tmp_path / "engine"
+    shutil.copytree(NANO, folder)
+    harm(folder)
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.start(GroundingNode, engine=str(folder), diagnostics_period_s=0.1)
+
+    told = node_under_test.wait_for(
+        "/diagnostics",
+        lambda m: any(s.level == DiagnosticStatus.ERROR and words in s.message for s in m.status),
+    )
+
+    assert any(str(folder) in status.message for status in told.status)
+    assert node_under_test.state("grounding") == "unconfigured"
+    shutil.rmtree(folder)
+    shutil.copytree(NANO, folder)
+    assert node_under_test.transition("grounding", "configure")
+    assert node_under_test.transition("grounding", "activate")
+    node_under_test.wait_for(
+        "/diagnostics",
+        lambda m: all(s.level != DiagnosticStatus.ERROR for s in m.status),
+        after=len(node_under_test.received["/diagnostics"]),
+    )
+
+
+def test_an_engine_is_changed_only_when_it_is_not_loaded(node_under_test):
+    node_under_test.start(GroundingNode)
+
+    refused = node_under_test.set_parameter("grounding", "engine", "/other")
+    assert "deactivate and clean up first" in refused.reason
+
+    assert node_under_test.transition("grounding", "deactivate")
+    assert node_under_test.transition("grounding", "cleanup")
+    assert node_under_test.set_parameter("grounding", "engine", "/other").successful
+    assert not node_under_test.transition("grounding", "configure")
+
+
+@pytest.mark.parametrize("apart_s", [0.002, 0.05])
+def test_two_sigints_end_the_process_cleanly_while_it_answers(node_under_test, camera, apart_s):
+    node_under_test.listen("grounding/answer", String, qos.result_qos())
+    node_under_test.start_process(
+        "molmo2_ros.ros.grounding_node", queries="['count: mugs', 'track: the lemon']"
+    )
+    node_under_test.play(camera, rate_hz=5.0)
+    node_under_test.wait_for("grounding/answer")
+
+    node_under_test.interrupt(times=2, apart_s=apart_s)
+    code, output = node_under_test.wait_for_exit()
+
+    assert code == 0, output
+    assert "Traceback" not in output

@@ -1,0 +1,94 @@
+"""~/answer and ~/queries are JSON that any language reads."""
+
+import json
+
+from molmo2_ros.answers.answer import Answer, AnsweredPoint, Timing
+from molmo2_ros.prompt.query import parse_query
+from molmo2_ros.ros.answer_json import answer_json, queries_json
+from molmo2_ros.ros.queries import StandingQueries
+from molmo2_ros.tracking.target import Target
+
+STAMPS_NS = (1_700_000_000_500_000_001, 1_700_000_001_000_000_002)
+
+
+def answer(**changes):
+    fields = {
+        "query": parse_query("track: the red mug"),
+        "text": '<tracks coords="0.5 1 512 402">red mug</tracks>',
+        "stamps_ns": STAMPS_NS,
+        "points": (AnsweredPoint(object_id=1, time_s=0.5, x=0.512, y=0.402),),
+        "label": "red mug",
+        "is_track": True,
+        "timing": Timing(decode_s=0.12345, num_answer_tokens=15),
+    }
+    return Answer(**{**fields, **changes})
+
+
+def row(stamp_ns, track_id, **changes):
+    fields = {
+        "query_id": 3,
+        "query_name": "red_mug",
+        "label": "red mug",
+        "track_id": track_id,
+        "stamp_ns": stamp_ns,
+        "u": 163.337,
+        "v": 96.0,
+        "point_m": (0.01, 0.02, 0.7),
+        "age_s": 0.0,
+        "quality": 1.0,
+        "confidence": float("nan"),
+        "measured": True,
+    }
+    return Target(**{**fields, **changes})
+
+
+def parsed(answer, rows=()):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = answer_json(answer, rows, query_id=3, frame_id="camera", width=320, height=240)
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_an_answer_keeps_its_stamps_to_the_nanosecond_and_has_no_nan():
+    told = parsed(answer(), [row(STAMPS_NS[1], 5), row(STAMPS_NS[0], 5, point_m=None)])
+
+    assert told["stamp"] == {"sec": 1_700_000_001, "nanosec": 2}
+    assert told["clip_stamps"][0] == {"sec": 1_700_000_000, "nanosec": 500_000_001}
+    assert told["points"][0]["confidence"] is None
+    (track,) = told["tracks"]
+    # Oldest first, whatever the order of the rows.
+    assert [point["stamp"]["sec"] for point in track["points"]] == [1_700_000_000, 1_700_000_001]
+    assert [point["xyz"] for point in track["points"]] == [None, [0.01, 0.02, 0.7]]
+    assert track["points"][0]["u"] == 163.34
+    assert told["timing"]["decode_s"] == 0.1235
+
+
+def test_words_of_any_language_and_model_markup_survive():
+    told = parsed(answer(query=parse_query("ask: Wo ist die Tür?"), text='<points "ß\n'))
+
+    assert told["query"]["words"] == "Wo ist die Tür?"
+    assert told["text"] == '<points "ß\n'
+
+
+def test_queries_tell_id_label_and_rate():
+    standing = StandingQueries(max_queries=4)
+    standing.add(parse_query("point: the red mug"))
+
+    told = json.loads(
+        queries_json(standing.all(), {1: 4.2345}, is_active=True, engine="nano", skills=("point",))
+    )
+
+    assert told["queries"] == [
+        {
+            "id": 1,
+            "name": "red_mug",
+            "kind": "point",
+            "words": "the red mug",
+            "detail": "frames",
+            "label": "red mug",
+            "given_by": "topic",
+            "rate_hz": 4.23,
+        }
+    ]
+    assert (told["active"], told["engine"], told["skills"]) == (True, "nano", ["point"])
