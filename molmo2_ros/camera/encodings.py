@@ -189,7 +189,7 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
             "image's topic, and to the raw depth topic for depth"
         )
     encoded = np.frombuffer(data, np.uint8)
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    decoded = read_encoded(encoded, cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise ImageError(
             f"{encoded.size} bytes in compressed image format {image_format!r} cannot be decoded; "
@@ -212,6 +212,19 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
     if stored_rgb:
         return np.asarray(pixels, np.uint8)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def read_encoded(encoded: npt.NDArray[np.uint8], flags: int) -> Pixels | None:
+    """What OpenCV makes of a picture's bytes; None where it makes nothing of them.
+
+    Args:
+        encoded: the bytes.
+        flags: cv2.IMREAD_COLOR or cv2.IMREAD_UNCHANGED.
+    """
+    try:
+        return cv2.imdecode(encoded, flags) if encoded.size else None
+    except cv2.error:  # a header that claims more than 2 ** 30 pixels
+        return None
 
 
 def encode_jpeg(image: npt.NDArray[np.uint8], quality: int = 85) -> bytes:

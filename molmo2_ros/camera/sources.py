@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.camera.encodings import read_encoded
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import ImageError
 
@@ -90,7 +91,7 @@ def read_picture(path: str | Path) -> npt.NDArray[np.uint8]:
         encoded = np.fromfile(path, np.uint8)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    bgr = read_encoded(encoded, cv2.IMREAD_COLOR)
     if bgr is None:
         raise ImageError(
             f"{path} ({encoded.size} bytes) is not a picture that OpenCV reads; convert it to PNG "

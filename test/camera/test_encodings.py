@@ -1,4 +1,6 @@
 import array
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -291,6 +293,18 @@ def test_jpeg_round_trip_is_close_and_larger_quality_is_closer():
 def test_undecodable_compressed_image_is_refused(data, image_format, words):
     with pytest.raises(ImageError, match=words):
         decode_compressed(data, image_format)
+
+
+def test_picture_that_claims_a_monstrous_size_is_refused():
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    monster = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        decode_compressed(monster, "png")
 
 
 def test_cut_jpeg_is_either_decoded_or_refused_but_never_a_crash():
