@@ -81,7 +81,7 @@ def draw(
     Returns:
         uint8 [H, W, 3] RGB.
     """
-    picture = image.copy()
+    picture: Picture = image.copy()
     height, width = picture.shape[:2]
     unit = max(0.5, min(width, height) / 480)  # everything grows with the picture
     for key, trail in (trails or {}).items():

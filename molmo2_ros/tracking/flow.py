@@ -35,7 +35,7 @@ CELL_PX = 10
 RADIUS_PX = CELLS * CELL_PX // 2  # half a window
 LK_WINDOW = 11  # pixels; 15 costs 3.5 times as much at no gain (measured, VGA)
 LK_LEVELS = 3
-CORNER_FLOOR = 2e-5  # cv2.cornerMinEigenVal of a corner that is more than sensor noise
+CORNER_FLOOR = 1.2e-4  # cv2.cornerMinEigenVal: noise of 4 grey levels gives 1e-4, an edge of 10 4e-4
 RETURN_PX = 1.0  # a feature must come back this near to where it started
 FULL_FEATURES = 6  # so many agreeing features give full quality
 SCENE_QUALITY = 0.35  # quality of a point that the whole picture's motion carries
@@ -129,7 +129,8 @@ def carry(patches: Patches, before: GreyFrame, after: GreyFrame) -> Patches:
     """
     if not len(patches):
         return patches
-    moved_NK2, found_NK = _follow(before.grey, after.grey, patches.features_NK2, patches.alive_NK)
+    exposed = after.exposed_as(before)
+    moved_NK2, found_NK = _follow(before.grey, exposed, patches.features_NK2, patches.alive_NK)
     weight_NK = nearness(patches.features_NK2, patches.points_N2, RADIUS_PX)
     agreed_NK = largest_group(moved_NK2 - patches.features_NK2, found_NK, weight_NK)
     turn_N, points_N2, agreed_NK = fit_similarity(
@@ -141,7 +142,7 @@ def carry(patches: Patches, before: GreyFrame, after: GreyFrame) -> Patches:
     held_N = num_N >= MIN_FEATURES
     agreement_N = np.sqrt(share_N) * np.minimum(1.0, num_N / FULL_FEATURES)
     if not held_N.all():
-        scene_turn, scene_N2, scene_share = _scene_motion(before, after, patches.points_N2)
+        scene_turn, scene_N2, scene_share = _scene_motion(before.grey, exposed, patches.points_N2)
         points_N2 = np.where(held_N[:, None], points_N2, scene_N2)
         turn_N = np.where(held_N, turn_N, scene_turn)
         agreement_N = np.where(held_N, agreement_N, SCENE_QUALITY * scene_share)
@@ -255,13 +256,13 @@ def _lucas_kanade(
 
 
 def _scene_motion(
-    before: GreyFrame, after: GreyFrame, points_N2: F64
+    before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], points_N2: F64
 ) -> tuple[complex, F64, float]:
     """How the whole picture moved: turn, new places, and the share of the grid that says so."""
-    height, width = before.grey.shape
+    height, width = before.shape
     x, y = np.meshgrid(np.linspace(0.06, 0.94, 10) * width, np.linspace(0.06, 0.94, 8) * height)
     grid_1K2 = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)[None]
-    moved_1K2, found_1K = _follow(before.grey, after.grey, grid_1K2, np.ones((1, 80), np.bool_))
+    moved_1K2, found_1K = _follow(before, after, grid_1K2, np.ones((1, 80), np.bool_))
     if found_1K.sum() < 8:
         return 1.0 + 0j, points_N2, 0.0
     matrix, inlier = cv2.estimateAffinePartial2D(

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from molmo2_ros.camera.frame import Frame
 
+_SAME_EXPOSURE = 0.01  # gains nearer to 1 are left alone
+_THUMBNAIL = (32, 24)  # width, height
 MAX_WIDTH = 960  # pixels; flow on wider images costs time and gains nothing
 
 
@@ -27,7 +29,7 @@ class GreyFrame:
     divisor: int  # whole number by which the camera's image was shrunk
     width: int  # pixels of the camera's image
     height: int
-    brightness: float  # mean grey, 0..255
+    thumbnail: npt.NDArray[np.float32]  # [24, 32] grey levels, for comparing whole pictures
 
     @classmethod
     def of(cls, frame: Frame) -> GreyFrame:
@@ -43,8 +45,24 @@ class GreyFrame:
             divisor=divisor,
             width=frame.width,
             height=frame.height,
-            brightness=float(cv2.mean(grey)[0]),
+            thumbnail=cv2.resize(grey, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32),
         )
+
+    @property
+    def brightness(self) -> float:
+        """Mean grey level, 0..255."""
+        return float(self.thumbnail.mean())
+
+    def exposed_as(self, other: GreyFrame) -> npt.NDArray[np.uint8]:
+        """This picture at the exposure of another.
+
+        Lucas-Kanade takes brightness for constant: one step of automatic exposure would shift every
+        point. The gain is the median over the thumbnails, which a moving thing does not sway.
+        """
+        gain = float(np.median((other.thumbnail + 1) / (self.thumbnail + 1)))
+        if abs(gain - 1) < _SAME_EXPOSURE:
+            return self.grey
+        return np.asarray(cv2.convertScaleAbs(self.grey, alpha=gain), np.uint8)
 
     def to_grey(self, camera_px: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Camera pixels to pixels of this image, [..., 2]."""

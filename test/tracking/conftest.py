@@ -1,5 +1,7 @@
 """Synthetic camera streams whose true motion is known to a fraction of a pixel."""
 
+import functools
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ SECOND = 1_000_000_000
 WIDTH, HEIGHT = 640, 480
 
 
-def make_texture(seed, height=1200, width=1600):
+@functools.cache
+def texture_of(seed, height=1200, width=1600):
     """A picture with detail at every scale, RGB."""
     rng = np.random.default_rng(seed)
     total = np.zeros((height, width, 3), np.float32)
@@ -26,7 +29,7 @@ class Stream:
     """Views of a textured plane; `matrix_of(t)` maps plane pixels to camera pixels."""
 
     def __init__(self, matrix_of, *, rate_hz=30.0, seed=0, noise=2.0, draw=None):
-        self.texture = make_texture(seed)
+        self.texture = texture_of(seed)
         self.matrix_of = matrix_of
         self.rate_hz = rate_hz
         self.noise = noise
@@ -41,9 +44,7 @@ class Stream:
         if self.draw is not None:
             self.draw(image, time_s)
         image += self.rng.normal(0, self.noise, image.shape)
-        return Frame(
-            image=np.clip(image, 0, 255).astype(np.uint8), stamp_ns=round(time_s * SECOND)
-        )
+        return Frame(image=np.clip(image, 0, 255).astype(np.uint8), stamp_ns=round(time_s * SECOND))
 
     def moved(self, points_px, from_s, to_s):
         """Camera pixels at one time to camera pixels at another."""
@@ -58,6 +59,11 @@ def similarity(x_px, y_px, angle_deg=0.0, scale=1.0):
     turn = np.vstack([cv2.getRotationMatrix2D(centre, angle_deg, scale), [0, 0, 1]])
     shift = np.array([[1, 0, x_px - 400], [0, 1, y_px - 300], [0, 0, 1.0]])
     return turn @ shift
+
+
+@pytest.fixture(scope="session")
+def make_texture():
+    return texture_of
 
 
 @pytest.fixture(scope="session")
