@@ -82,8 +82,8 @@ def sample_clip(
     scene = world.arrange(rng, num_objects)
     renderer = _draw_renderer(rng, size, aspect)
     plan = _Plan(scene, rng, num_frames, interval_s / _STUDY_INTERVAL_S)
-    if rng.random() < _EVENTFUL:
-        for _ in range(int(rng.integers(1, 4))):
+    if num_frames > 1 and rng.random() < _EVENTFUL:
+        for _ in range(int(rng.integers(2, 5))):
             plan.hide_something(world, rng)
     views = []
     for t in range(num_frames):

@@ -328,6 +328,7 @@ def _carrot(rng: np.random.Generator) -> tuple[Part, ...]:
 
 def _teddy(rng: np.random.Generator) -> tuple[Part, ...]:
     fur, light, head = (0.60, 0.38, 0.20), (0.82, 0.65, 0.45), rng.uniform(0.028, 0.032)
+    reach = rng.uniform(0.039, 0.045)
     parts = [
         _solid("ellipsoid", (0.034, 0.037, 0.042), (0, 0, 0.05), colour=fur),
         _solid("sphere", (head,), (0, 0, 0.11), colour=fur),
@@ -339,7 +340,7 @@ def _teddy(rng: np.random.Generator) -> tuple[Part, ...]:
         parts += [
             _solid("sphere", (0.012,), (0, s * 0.024, 0.134), colour=fur),
             _solid("sphere", (0.0045,), (0.026, s * 0.011, 0.12), colour=_BLACK),
-            _solid("capsule", (0.012, 0.018), (0.012, s * 0.042, 0.065), (s * 50, 0, 0), fur),
+            _solid("capsule", (0.012, 0.018), (0.012, s * reach, 0.065), (s * 50, 0, 0), fur),
             _solid("capsule", (0.014, 0.015), (0.03, s * 0.026, 0.016), (0, 80, s * 15), fur),
         ]
     return tuple(parts)
@@ -383,9 +384,10 @@ def _wrench(rng: np.random.Generator) -> tuple[Part, ...]:
     gap = [(0.079, -0.012), (0.064, -0.007), (0.064, 0.007), (0.079, 0.012)]
     outline = [(-length, -grip), (0.046, -grip), *jaw(-2.6, -0.5), *gap, *jaw(0.5, 2.6)]
     outline += [(0.046, grip), (-length, grip)]
+    ring = sweep(arc(0.019, num_points=20), 0.009, 8)
     return (
         _put(extrude(outline, 0.013), (0, 0, 0.0075), colour=_STEEL),
-        _put(sweep(arc(0.019, num_points=20), 0.009, 8), (-0.074, 0, 0.009), colour=_STEEL),
+        _put(ring, (-0.014 - length, 0, 0.009), colour=_STEEL),
     )
 
 

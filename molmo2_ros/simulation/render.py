@@ -202,7 +202,7 @@ class RayRenderer:
         num = len(frame.scene.objects)
         seen = np.bincount(instances.ravel(), minlength=num + 1)[1:]
         fraction = np.zeros(num, np.float32)
-        for j in np.flatnonzero(seen):
+        for j in (int(index) for index in np.flatnonzero(seen)):
             window = frame.windows[j]
             whole = alone[j] + (self._beyond(frame, j, window) if window else 0)
             fraction[j] = seen[j] / max(whole, seen[j])
@@ -373,7 +373,7 @@ class _Frame:
             # 1 is the point itself.
             blocked = (part >= 0) & (distance < 0.9985)
             lit[open_rays[close[blocked]]] = 0
-        return lit
+        return np.asarray(lit, np.float32)
 
     def shade(self, samples: _Samples, lit: Floats) -> Floats:
         """[3, N] colours in 0..1: ambient, light from the camera, lamp with gloss on objects."""
@@ -395,7 +395,7 @@ class _Frame:
         middle /= np.sqrt((middle * middle).sum(axis=0)) + 1e-9
         shine = np.abs((middle * samples.normal[:, glossy]).sum(axis=0))
         image[:, glossy] += np.float32(_GLOSS) * lit[glossy] * shine**_SHININESS
-        return image
+        return np.asarray(image, np.float32)
 
     def _surface_colour(self, samples: _Samples, points: Floats) -> Floats:
         room = self.scene.room
@@ -450,4 +450,4 @@ def _sample(texture: npt.NDArray[np.uint8], x: Floats, y: Floats) -> Floats:
     np.clip(y * scale, -limit, limit, out=maps[1, :num])
     across, along = maps.reshape(2, -1, width)
     picked = cv2.remap(texture, across, along, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    return np.asarray(picked).reshape(-1, 3)[:num].T * np.float32(1 / 255)
+    return np.asarray(picked.reshape(-1, 3)[:num].T * np.float32(1 / 255), np.float32)

@@ -88,7 +88,7 @@ class RayShape:
             rotation = self._data.geom_xmat[geom].reshape(3, 3)
             points.append((box[:3] + signs * box[3:]) @ rotation.T + self._data.geom_xpos[geom])
         low, high = np.concatenate(points).min(axis=0), np.concatenate(points).max(axis=0)
-        return (low + high) / 2 + signs * (high - low) / 2
+        return np.asarray((low + high) / 2 + signs * (high - low) / 2)
 
 
 def _add_part(spec: Any, body: Any, index: int, part: Part) -> None:

@@ -203,7 +203,7 @@ class SpriteComposer:
         objects, cutouts = self._draw_objects(elevation, num_frames, num_objects)
         boards: list[_Board] = []
         if num_frames > 1 and rng.random() < 0.85:
-            for _ in range(int(rng.integers(1, 4))):
+            for _ in range(int(rng.integers(2, 5))):
                 self._hide_something(cutouts, cameras, lens, boards)
         backdrop = self._draw_backdrop()
         frames = np.empty((num_frames, height, width, 3), np.uint8)
@@ -466,7 +466,8 @@ def _paste_all(
             placed.append((depth, j, left, top, width, height))
     for _, j, left, top, width, height in sorted(placed, reverse=True):
         cutout = cutouts[j]
-        scaled = cv2.resize(cutout.image, (width, height), interpolation=cv2.INTER_AREA)
+        resized = cv2.resize(cutout.image, (width, height), interpolation=cv2.INTER_AREA)
+        scaled = np.asarray(resized, np.uint8)
         solid = scaled[..., 3] > 127
         whole[j] = np.count_nonzero(solid)
         _paste_shadow(image, scaled[..., 3], left, top, cutout.anchor[1], backdrop.shadow)

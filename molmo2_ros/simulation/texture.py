@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 def draw_texture(rng: np.random.Generator, size: int = 256) -> npt.NDArray[np.uint8]:
     """One tileable-enough texture, uint8 [size, size, 3]."""
-    first = _surface_colour(rng)
-    second = np.clip(first * rng.uniform(0.6, 1.35), 0, 1)
+    first = _surface_colour(rng).astype(np.float32)
+    second = np.clip(first * np.float32(rng.uniform(0.6, 1.35)), 0, 1)
     pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, size)[..., None]
-    grain = rng.normal(0, 0.02, (size, size, 1))
+    grain = np.float32(0.02) * rng.standard_normal((size, size, 1), np.float32)
     texture = first * (1 - pattern) + second * pattern + grain
-    return (np.clip(texture, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.clip(texture, 0, 1) * 255, np.uint8)
 
 
 def _surface_colour(rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -36,19 +36,20 @@ def _plain(rng: np.random.Generator, size: int) -> npt.NDArray[np.float32]:
 
 def _wood(rng: np.random.Generator, size: int) -> npt.NDArray[np.float32]:
     across = np.arange(size, dtype=np.float32)[None] / size * float(rng.integers(2, 9))
-    return 0.5 + 0.5 * np.sin(2 * np.pi * (across + 0.8 * _noise(rng, 5, size)))
+    wave = 2 * np.pi * (across + np.float32(0.8) * _noise(rng, 5, size))
+    return np.asarray(0.5 + 0.5 * np.sin(wave), np.float32)
 
 
 def _checks(rng: np.random.Generator, size: int) -> npt.NDArray[np.float32]:
     step = np.arange(size) / size
     columns = (step * rng.integers(2, 7)).astype(int)
     rows = (step * rng.integers(2, 7)).astype(int)
-    return ((columns[None] + rows[:, None]) % 2).astype(np.float32)
+    return np.asarray((columns[None] + rows[:, None]) % 2, np.float32)
 
 
 def _clouds(rng: np.random.Generator, size: int) -> npt.NDArray[np.float32]:
     layers = [_noise(rng, cells, size) / i for i, cells in enumerate((4, 8, 16, 32), 1)]
-    return np.sum(layers, axis=0) / 2
+    return np.asarray(np.sum(layers, axis=0) / 2, np.float32)
 
 
 def _blotches(rng: np.random.Generator, size: int) -> npt.NDArray[np.float32]:
