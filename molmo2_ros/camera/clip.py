@@ -163,9 +163,9 @@ class ClipBuffer:
     Args:
         duration_s: how far back the window reaches from the newest frame.
         max_frames: at most so many are held.
-        keep_fps: hold of the older frames only the one nearest to each point of this grid, which
-            are all that sampling at a divisor of it would choose; None holds every frame. Eight
-            seconds of 1280x720 are 663 MB at 30 Hz and 177 MB at 8.
+        keep_fps: hold of the older frames only the one nearest to each point of this grid: from a
+            camera no slower than it, all that sampling at a divisor of it would choose. None holds
+            every frame. Eight seconds of 1280x720 are 663 MB at 30 Hz and 177 MB at 8.
 
     Raises:
         ImageError: a value is out of range.
@@ -273,7 +273,9 @@ def _nearest(stamps: Sequence[int], time_ns: int) -> int:
 
 def _on_grid(stamps: Sequence[int], fps: float, origin_ns: int) -> list[int]:
     """Frames nearest to the points of the grid inside the window, and the last frame."""
-    step = -(-(stamps[0] - origin_ns) * round(fps * 1000) // (_NS * 1000))
+    # A point just before the window is the first frame's, if no earlier frame would be nearer.
+    start_ns = stamps[0] - (stamps[min(1, len(stamps) - 1)] - stamps[0]) // 2
+    step = -(-(start_ns - origin_ns) * round(fps * 1000) // (_NS * 1000))
     chosen: list[int] = []
     while (time_ns := origin_ns + _grid_ns(step, fps)) <= stamps[-1]:
         chosen.append(_nearest(stamps, time_ns))
