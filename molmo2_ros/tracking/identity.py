@@ -5,24 +5,42 @@ Letters: C carried targets, A answered objects.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+NEAR_NS = 300_000_000
 Path = Mapping[int, tuple[float, float]]  # stamp in ns -> pixels
 
 
 def distances(carried: Sequence[Path], answered: Sequence[Path]) -> npt.NDArray[np.float64]:
-    """Mean distance in pixels over the stamps that both paths have, [C, A]; inf without any."""
+    """Mean distance in pixels between paths, over the answered stamps, [C, A].
+
+    An answered stamp is held against the carried target at that stamp or, where it was not carried
+    yet, at the nearest one within NEAR_NS; inf where there is none.
+    """
     distance_CA = np.full((len(carried), len(answered)), np.inf)
     for row, was in enumerate(carried):
+        stamps = sorted(was)
         for column, said in enumerate(answered):
-            shared = [np.subtract(was[stamp], xy) for stamp, xy in said.items() if stamp in was]
-            if shared:
-                distance_CA[row, column] = np.linalg.norm(shared, axis=1).mean()
+            apart = [
+                np.subtract(was[near], xy)
+                for stamp, xy in said.items()
+                if (near := _nearest(stamps, stamp)) is not None
+            ]
+            if apart:
+                distance_CA[row, column] = np.linalg.norm(apart, axis=1).mean()
     return distance_CA
+
+
+def _nearest(stamps: Sequence[int], stamp: int) -> int | None:
+    place = bisect_left(stamps, stamp)
+    around = stamps[max(0, place - 1) : place + 1]
+    near = min(around, key=lambda other: abs(other - stamp), default=None)
+    return near if near is not None and abs(near - stamp) <= NEAR_NS else None
 
 
 def assign(

@@ -32,9 +32,11 @@ class Stream:
         self.texture = texture_of(seed)
         self.matrix_of = matrix_of
         self.rate_hz = rate_hz
-        self.noise = noise
+        # One field of noise, shifted for each frame: drawing it anew costs more than all the rest.
+        self.noise = noise * np.random.default_rng(seed).standard_normal(
+            (HEIGHT, WIDTH, 3), np.float32
+        )
         self.draw = draw
-        self.rng = np.random.default_rng(seed)
 
     def frame(self, index):
         time_s = index / self.rate_hz
@@ -43,7 +45,7 @@ class Stream:
         ).astype(np.float32)
         if self.draw is not None:
             self.draw(image, time_s)
-        image += self.rng.normal(0, self.noise, image.shape)
+        image += np.roll(self.noise, 7919 * (index + 1))
         return Frame(image=np.clip(image, 0, 255).astype(np.uint8), stamp_ns=round(time_s * SECOND))
 
     def moved(self, points_px, from_s, to_s):

@@ -1,0 +1,381 @@
+"""Answers about the past become targets of now, under ids that last."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+
+from molmo2_ros.answers.answer import Answer, AnsweredPoint
+from molmo2_ros.camera.frame import CameraModel, Frame
+from molmo2_ros.prompt.query import Query, QueryKind
+from molmo2_ros.tracking.tracker import MAX_MISSES, Tracker
+
+SECOND = 1_000_000_000
+WIDTH, HEIGHT = 640, 480
+POINT = Query(name="mugs", kind=QueryKind.POINT, words="all mugs")
+TRACK = Query(name="mug", kind=QueryKind.TRACK, words="the mug")
+
+
+def point_answer(frame, *pixels, **changes):
+    """What a model would say of one frame; ids follow the order given."""
+    points = tuple(
+        AnsweredPoint(object_id=i, time_s=0.0, x=u / WIDTH, y=v / HEIGHT, confidence=0.9)
+        for i, (u, v) in enumerate(pixels, 1)
+    )
+    return Answer(
+        **{"query": POINT, "text": "", "stamps_ns": (frame.stamp_ns,), "points": points, **changes}
+    )
+
+
+def track_answer(frames, paths, **changes):
+    """`paths` maps object ids to a pixel for each frame, None where hidden."""
+    start_ns = frames[0].stamp_ns
+    points = tuple(
+        AnsweredPoint(
+            object_id=object_id,
+            time_s=round((frame.stamp_ns - start_ns) / SECOND, 1),
+            x=path[i][0] / WIDTH,
+            y=path[i][1] / HEIGHT,
+        )
+        for i, frame in enumerate(frames)
+        for object_id, path in paths.items()
+        if path[i] is not None
+    )
+    stamps = tuple(frame.stamp_ns for frame in frames)
+    return Answer(
+        **{
+            "query": TRACK,
+            "text": "",
+            "stamps_ns": stamps,
+            "points": points,
+            "is_track": True,
+            **changes,
+        }
+    )
+
+
+def ids(targets):
+    return [target.track_id for target in targets]
+
+
+def pixel(target):
+    return np.array([target.u, target.v])
+
+
+@pytest.fixture
+def still(make_stream, pan):
+    return make_stream(pan())
+
+
+def test_an_answer_half_a_second_old_is_carried_to_now(make_stream, pan):
+    stream = make_stream(pan(vx=200, vy=-60))
+    tracker = Tracker()
+    frames = [stream.frame(index) for index in range(16)]
+    for frame in frames:
+        assert tracker.update(frame) == ()
+    said = np.array([[200.0, 300.0], [340.0, 260.0]])
+    rows = tracker.measure(point_answer(frames[0], *said), query_id=1)
+    assert [(row.stamp_ns, row.u, row.measured) for row in rows] == [
+        (0, pytest.approx(200), True),
+        (0, pytest.approx(340), True),
+    ]
+    targets = tracker.targets()
+    for target, truth in zip(targets, stream.moved(said, 0, 0.5), strict=True):
+        assert np.linalg.norm(pixel(target) - truth) < 1.0
+        assert np.linalg.norm(pixel(target) - said[target.track_id - 1]) > 90
+        assert target.stamp_ns == frames[-1].stamp_ns
+        assert target.age_s == pytest.approx(0.5)
+        assert not target.measured
+        assert target.quality > 0.8
+        assert target.confidence == 0.9
+        assert target.label == "mugs"
+    # And on with the camera.
+    later = tracker.update(stream.frame(17))
+    assert np.linalg.norm(pixel(later[0]) - stream.moved(said[0], 0, 17 / 30)[0]) < 1.0
+
+
+def test_a_target_answered_on_the_newest_frame_is_measured(still):
+    tracker = Tracker()
+    frame = still.frame(0)
+    tracker.update(frame)
+    tracker.measure(point_answer(frame, (300, 200)), 1)
+    (target,) = tracker.targets()
+    assert target.measured
+    assert target.age_s == 0
+    (target,) = tracker.update(still.frame(1))
+    assert not target.measured
+    assert target.age_s == pytest.approx(1 / 30)
+
+
+def test_ids_last_when_the_model_reorders_and_wanders_on_the_object(still):
+    tracker = Tracker()
+    places = [(200, 150), (320, 240), (450, 330)]
+    orders = [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)]
+    for index, order in enumerate(orders):
+        frame = still.frame(index)
+        tracker.update(frame)
+        wander = np.random.default_rng(index).uniform(-15, 15, (3, 2))
+        rows = tracker.measure(
+            point_answer(frame, *(np.add(places[i], wander[i]) for i in order)), 1
+        )
+        assert ids(rows) == [i + 1 for i in order]
+        assert ids(tracker.targets()) == [1, 2, 3]
+
+
+def test_a_new_object_gets_a_new_id_and_a_vanished_one_goes_after_misses(still):
+    tracker = Tracker()
+    tracker.update(still.frame(0))
+    tracker.measure(point_answer(still.frame(0), (200, 150), (450, 330)), 1)
+    for index in range(1, MAX_MISSES + 1):
+        assert ids(tracker.targets()) == ([1, 2] if index == 1 else [1, 2, 3])
+        frame = still.frame(index)
+        tracker.update(frame)
+        tracker.measure(point_answer(frame, (200, 150), (320, 400)), 1)
+    assert ids(tracker.targets()) == [1, 3]
+    assert tracker.num_lost == 1
+
+
+def test_there_are_none_ends_all_after_misses(still):
+    tracker = Tracker()
+    tracker.update(still.frame(0))
+    tracker.measure(point_answer(still.frame(0), (200, 150)), 1)
+    for index in range(1, MAX_MISSES + 1):
+        frame = still.frame(index)
+        tracker.update(frame)
+        tracker.measure(point_answer(frame, none=True), 1)
+    assert tracker.targets() == ()
+
+
+@pytest.mark.parametrize("unfinished", [{"partial": True}, {"truncated": True}])
+def test_an_unfinished_answer_adds_and_ends_nothing(still, unfinished):
+    tracker = Tracker()
+    tracker.update(still.frame(0))
+    tracker.measure(point_answer(still.frame(0), (200, 150)), 1)
+    for index in range(1, 2 * MAX_MISSES):
+        frame = still.frame(index)
+        tracker.update(frame)
+        tracker.measure(point_answer(frame, (400, 300), **unfinished), 1)
+    assert ids(tracker.targets()) == [1, 2]
+
+
+def test_a_target_that_leaves_the_view_is_lost_and_gets_its_id_back(make_stream):
+    # The camera swings 260 px to the left and back within two thirds of a second.
+    def matrix_of(t):
+        x = -400 - 260 * math.sin(math.pi * min(t / 0.66, 1.0))
+        return np.array([[1, 0, x], [0, 1, -300], [0, 0, 1.0]])
+
+    stream = make_stream(matrix_of)
+    tracker = Tracker()
+    tracker.update(stream.frame(0))
+    tracker.measure(point_answer(stream.frame(0), (100, 240), (500, 240)), 1)
+    seen = [ids(tracker.update(stream.frame(index))) for index in range(1, 22)]
+    assert seen[0] == [1, 2]
+    assert seen[9] == [2]  # the other was carried all the way
+    back = stream.frame(22)
+    tracker.update(back)
+    tracker.measure(point_answer(back, (505, 238), (104, 243)), 1)
+    assert [(target.track_id, round(target.u)) for target in tracker.targets()] == [
+        (1, 104),
+        (2, 505),
+    ]
+
+
+def test_a_hidden_target_is_reported_lost_soon(make_stream, pan, make_texture):
+    wall = make_texture(9)[:480, :640].astype(np.float32)
+
+    def hide(image, time_s):
+        if time_s > 0.2:
+            image[:, :400] = wall[:, :400]
+
+    stream = make_stream(pan(), draw=hide)
+    tracker = Tracker()
+    tracker.update(stream.frame(0))
+    tracker.measure(point_answer(stream.frame(0), (300, 240), (560, 240)), 1)
+    alive = {index: ids(tracker.update(stream.frame(index))) for index in range(1, 16)}
+    assert alive[6] == [1, 2]
+    assert alive[15] == [2]  # at 0.5 s, 0.3 s after the wall came
+
+
+def test_queries_keep_their_targets_apart(still):
+    tracker = Tracker()
+    frame = still.frame(0)
+    tracker.update(frame)
+    tracker.measure(point_answer(frame, (200, 150)), 1)
+    tracker.measure(point_answer(frame, (203, 150), (400, 300)), 2)
+    assert [(t.query_id, t.track_id) for t in tracker.targets()] == [(1, 1), (2, 1), (2, 2)]
+    for index in range(1, MAX_MISSES + 1):
+        later = still.frame(index)
+        tracker.update(later)
+        tracker.measure(point_answer(later, none=True), 1)
+    assert [(t.query_id, t.track_id) for t in tracker.targets()] == [(2, 1), (2, 2)]
+    tracker.forget(2)
+    assert tracker.targets() == ()
+
+
+def test_a_track_is_carried_from_its_newest_frame(make_stream, pan):
+    stream = make_stream(pan(vx=100))
+    tracker = Tracker()
+    frames = [stream.frame(index) for index in range(21)]
+    for frame in frames:
+        tracker.update(frame)
+    clip = [frames[0], frames[15]]  # 0.0 and 0.5 s; now is 0.67 s
+    paths = {2: [(200, 200), (250, 200)], 1: [(300, 300), (350, 300)]}
+    rows = tracker.measure(track_answer(clip, paths), 1)
+    assert [(row.track_id, row.stamp_ns, round(row.u)) for row in rows] == [
+        (1, 0, 200),
+        (1, SECOND // 2, 250),
+        (2, 0, 300),
+        (2, SECOND // 2, 350),
+    ]
+    assert [round(target.u) for target in tracker.targets()] == [267, 367]
+    assert tracker.targets()[0].age_s == pytest.approx(1 / 6)
+    assert math.isnan(tracker.targets()[0].confidence)
+
+
+def test_track_ids_are_matched_over_the_whole_path(make_stream, pan):
+    # The model numbers them the other way round in its second answer, whose clip overlaps.
+    stream = make_stream(pan(vx=100))
+    tracker = Tracker()
+    frames = [stream.frame(index) for index in range(31)]
+    for frame in frames[:16]:
+        tracker.update(frame)
+    tracker.measure(
+        track_answer(
+            [frames[0], frames[15]], {1: [(200, 240), (250, 240)], 2: [(260, 240), (310, 240)]}
+        ),
+        1,
+    )
+    for frame in frames[16:]:
+        tracker.update(frame)
+    rows = tracker.measure(
+        track_answer(
+            [frames[15], frames[30]], {1: [(310, 240), (360, 240)], 2: [(250, 240), (300, 240)]}
+        ),
+        1,
+    )
+    assert ids(rows) == [2, 2, 1, 1]
+    assert [round(target.u) for target in tracker.targets()] == [300, 360]
+
+
+def test_an_object_hidden_at_the_clips_end_is_not_shown_as_present(still):
+    tracker = Tracker()
+    frames = [still.frame(index) for index in range(31)]
+    for frame in frames:
+        tracker.update(frame)
+    clip = [frames[0], frames[15], frames[30]]
+    paths = {1: [(200, 200), (200, 200), None], 2: [(400, 300)] * 3}
+    rows = tracker.measure(track_answer(clip, paths), 1)
+    assert ids(rows) == [1, 1, 2, 2, 2]
+    assert ids(tracker.targets()) == [2]
+    # Nor are all of them, when the answer stops well before the clip does.
+    tracker.measure(track_answer(clip, {1: [(250, 100), None, None]}), 2)
+    assert [t.query_id for t in tracker.targets()] == [1]
+
+
+def test_an_older_answer_does_not_overrule_a_newer_one(still):
+    tracker = Tracker()
+    frames = [still.frame(index) for index in range(10)]
+    for frame in frames:
+        tracker.update(frame)
+    tracker.measure(point_answer(frames[9], (300, 240)), 1)
+    tracker.measure(point_answer(frames[2], (320, 240)), 1)
+    (target,) = tracker.targets()
+    assert target.u == pytest.approx(300, abs=0.5)
+    assert target.measured
+
+
+def test_an_answer_about_frames_never_seen_moves_nothing(still):
+    tracker = Tracker()
+    assert tracker.measure(point_answer(still.frame(0), (300, 240)), 1) == ()
+    tracker.update(still.frame(30))
+    rows = tracker.measure(point_answer(still.frame(0), (300, 240)), 1)
+    assert ids(rows) == [1]
+    assert tracker.targets() == ()
+
+
+def test_a_stream_that_begins_anew_drops_its_targets(still):
+    tracker = Tracker()
+    tracker.update(still.frame(30))
+    tracker.measure(point_answer(still.frame(30), (300, 240)), 1)
+    assert ids(tracker.targets()) == [1]
+    assert tracker.update(still.frame(0)) == ()
+    small = Frame(image=np.zeros((48, 64, 3), np.uint8), stamp_ns=40 * SECOND)
+    tracker.measure(point_answer(still.frame(0), (300, 240)), 1)
+    assert tracker.update(small) == ()
+
+
+def test_a_repeated_frame_changes_nothing(still):
+    tracker = Tracker()
+    frame = still.frame(0)
+    tracker.update(frame)
+    tracker.measure(point_answer(frame, (300, 240)), 1)
+    assert tracker.update(frame) == tracker.targets()
+
+
+def test_targets_are_lifted_where_there_is_depth(still):
+    camera = CameraModel(
+        width=WIDTH, height=HEIGHT, k=(500.0, 0, 320.0, 0, 500.0, 240.0, 0, 0, 1.0)
+    )
+
+    def with_depth(index):
+        frame = still.frame(index)
+        depth_m = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+        return Frame(image=frame.image, stamp_ns=frame.stamp_ns, depth_m=depth_m, camera=camera)
+
+    tracker = Tracker()
+    frame = with_depth(0)
+    tracker.update(frame)
+    (row,) = tracker.measure(point_answer(frame, (420, 240)), 1)
+    (target,) = tracker.update(with_depth(1))
+    assert row.point_m == pytest.approx((0.4, 0.0, 2.0))
+    assert target.point_m == pytest.approx((0.4, 0.0, 2.0), abs=0.005)
+    (target,) = tracker.update(still.frame(2))
+    assert target.point_m is None
+
+
+def test_a_large_image_is_followed_at_half_size_in_its_own_pixels():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (100, 180, 3)).astype(np.float32)
+    wide = np.clip(np.kron(coarse, np.ones((8, 8, 1))), 0, 255).astype(np.uint8)
+
+    def frame(index):
+        x = 6 * index
+        return Frame(image=wide[40:760, x : x + 1280].copy(), stamp_ns=index * SECOND // 30)
+
+    tracker = Tracker()
+    for index in range(5):
+        tracker.update(frame(index))
+    answer = point_answer(frame(0), (WIDTH / 2, HEIGHT / 2))  # the middle of 1280 x 720
+    tracker.measure(answer, 1)
+    (target,) = tracker.targets()
+    assert (target.u, target.v) == (pytest.approx(640 - 24, abs=1), pytest.approx(360, abs=1))
+
+
+def test_camera_and_model_may_call_from_two_threads(make_stream, pan):
+    stream = make_stream(pan(vx=100))
+    frames = [stream.frame(index) for index in range(20)]
+    tracker = Tracker()
+    tracker.update(frames[0])
+    done = threading.Event()
+    failures = []
+
+    def answer_again_and_again():
+        try:
+            while not done.is_set():
+                tracker.measure(point_answer(frames[0], (200, 200), (300, 300)), 1)
+                tracker.forget(1)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=answer_again_and_again)
+    thread.start()
+    for frame in frames[1:]:
+        targets = tracker.update(frame)
+        for target in targets:
+            start = (200, 200) if target.v < 250 else (300, 300)
+            truth = stream.moved(start, 0, frame.stamp_ns / SECOND)[0]
+            assert np.linalg.norm(pixel(target) - truth) < 1.0
+    done.set()
+    thread.join()
+    assert failures == []
