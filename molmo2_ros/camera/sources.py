@@ -168,17 +168,29 @@ class VideoSource:
             ok, bgr = self._capture.read()
             if not ok:
                 return None
-        shown_ns = round(float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) * 1e6)
-        # Some containers report no times, or the same one twice: then go on at the file's rate.
-        if shown_ns <= self._stamp_ns:
-            shown_ns = self._stamp_ns + round(1e9 / self._rate_hz)
-        self._stamp_ns = shown_ns
+        reported_ms = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+        self._stamp_ns = presentation_ns(reported_ms, self._stamp_ns, self._rate_hz)
         image = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-        return Frame(image=image, stamp_ns=shown_ns)
+        return Frame(image=image, stamp_ns=self._stamp_ns)
 
     def close(self) -> None:
         """Close the file."""
         self._capture.release()
+
+
+def presentation_ns(reported_ms: float, before_ns: int, rate_hz: float) -> int:
+    """When a frame of a file is shown; always later than the frame before.
+
+    Some containers report no times, or the same one twice; then time goes on at the file's rate.
+
+    Args:
+        reported_ms: the container's time of the frame, from the file's start.
+        before_ns: time of the frame before, -1 if there is none.
+        rate_hz: of the file.
+    """
+    if round(before_ns / 1e6, 6) < reported_ms < float("inf"):
+        return round(reported_ms * 1e6)
+    return before_ns + round(1e9 / rate_hz)
 
 
 class DeviceSource:

@@ -10,6 +10,7 @@ from molmo2_ros.camera.sources import (
     PictureSource,
     VideoSource,
     open_source,
+    presentation_ns,
     read_picture,
 )
 from molmo2_ros.errors import ImageError
@@ -75,6 +76,25 @@ def test_cut_video_gives_the_frames_before_the_cut(tmp_path):
     assert 1 <= len(frames) < 10
     stamps = [frame.stamp_ns for frame in frames]
     assert stamps == sorted(set(stamps))
+
+
+@pytest.mark.parametrize(
+    ("reported_ms", "expected_ns"),
+    [
+        ([0, 40, 80], [0, 40_000_000, 80_000_000]),
+        ([0, 0, 0], [0, 100_000_000, 200_000_000]),  # no times in the file: its rate of 10 Hz
+        ([5, 30, 30, 900], [5_000_000, 30_000_000, 130_000_000, 900_000_000]),
+        ([0, 70, 20], [0, 70_000_000, 170_000_000]),  # runs backwards
+        ([-1, -1], [99_999_999, 199_999_999]),
+        ([float("nan"), float("inf")], [99_999_999, 199_999_999]),
+    ],
+)
+def test_stamps_of_a_file_always_increase(reported_ms, expected_ns):
+    stamps = [-1]
+    for reported in reported_ms:
+        stamps.append(presentation_ns(reported, stamps[-1], 10.0))
+
+    assert stamps[1:] == expected_ns
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video", b"\x00" * 5000])
