@@ -26,22 +26,25 @@ INFERENCE_READY := $(call stamp,$(VENV),inference,$(INFERENCE))
 TEST_READY := $(call stamp,$(VENV),test,$(TEST))
 JAZZY_READY := $(call stamp,$(JAZZY),test,$(JAZZY_TEST))
 
-# pip's own account, one short line for each package and for each download.
+# One short line for each package that pip takes up.
 define install
 	@echo "$(1): installing $(2)"
 	@$(1)/bin/python -m pip install --disable-pip-version-check $(3) \
-		| { grep --line-buffered -E '^(Collecting|Installing|Successfully)|^ *Downloading' || true; } \
-		| cut -c1-76
+		| awk '/^Collecting/ { print "  " $$2; fflush() } /^Installing/ { print "  unpacking"; fflush() }'
+endef
+define install_commands
+	@PYTHONWARNINGS=ignore $(1)/bin/python -m pip install -q --disable-pip-version-check \
+		--no-deps --no-build-isolation -e .
 endef
 # Runs a command inside an environment: the Python wheels of ROS 2 do not announce themselves.
-within = @export PATH="$(CURDIR)/$(1)/bin:$$PATH" AMENT_PREFIX_PATH="$(CURDIR)/$(1)"; 
+within = @export PATH="$(CURDIR)/$(1)/bin:$$PATH" AMENT_PREFIX_PATH="$(CURDIR)/$(1)";
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(INFERENCE_READY)  ## camera and grounding node on ROS 2; VIDEO= CAMERA= QUERY= choose
-	$(call within,$(VENV)) python -m molmo2_ros.ros.demo $(if $(VIDEO),--video "$(VIDEO)") \
-		$(if $(CAMERA),--camera "$(CAMERA)") $(if $(QUERY),--query "$(QUERY)")
+	$(call within,$(VENV)) python -m molmo2_ros.ros.demo $${VIDEO:+--video "$$VIDEO"} \
+		$${CAMERA:+--camera "$$CAMERA"} $${QUERY:+--query "$$QUERY"}
 
 env: $(TEST_READY)  ## the whole environment for tests, benchmarks and training, in .venv
 
@@ -55,9 +58,10 @@ test-jazzy: $(JAZZY_READY)  ## the suite on Python 3.10, ROS 2 Jazzy and NumPy 1
 lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
 	$(call within,$(VENV)) python -m pytest -q test/test_lint.py test/test_architecture.py
 
-nano: $(TEST_READY)  ## train molmo2-nano from nothing into runs/nano; goes on where it was stopped
+nano: $(TEST_READY)  ## train molmo2-nano from nothing into engines/nano; goes on where it was stopped
 	$(call within,$(VENV)) torchrun --nproc-per-node 2 -m molmo2_ros.training.train \
-		--config training/configs/nano.yaml --out runs/nano
+		--config training/configs/nano.yaml --out runs/nano; \
+		python -m molmo2_ros.training.publish --run runs/nano --engine engines/nano
 
 bench: $(TEST_READY)  ## every benchmark, one table each
 	$(call within,$(VENV)) for file in benchmarks/*.py; do python $$file; done
@@ -76,7 +80,7 @@ $(VENV)/bin/python:
 $(INFERENCE_READY): | $(VENV)/bin/python
 	$(call install,$(VENV),what the nodes need,-c requirements/constraints.txt \
 		$(addprefix -r ,$(filter-out %constraints.txt,$(INFERENCE))))
-	@$(VENV)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	$(call install_commands,$(VENV))
 	@rm -f $(VENV)/.ready-inference-*; touch $@
 
 $(TEST_READY): $(INFERENCE_READY)
@@ -96,5 +100,5 @@ $(JAZZY_READY): | $(JAZZY)/bin/python
 	$(call install,$(JAZZY),the suite on Jazzy,-c requirements/constraints-jazzy.txt \
 		$(addprefix -r ,$(filter-out %constraints-jazzy.txt %torchvision.txt,$(JAZZY_TEST))))
 	@$(JAZZY)/bin/python -m pip install -q --no-deps -r requirements/torchvision.txt
-	@$(JAZZY)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	$(call install_commands,$(JAZZY))
 	@rm -f $(JAZZY)/.ready-test-*; touch $@
