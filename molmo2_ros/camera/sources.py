@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -188,8 +189,8 @@ def presentation_ns(reported_ms: float, before_ns: int, rate_hz: float) -> int:
         before_ns: time of the frame before, -1 if there is none.
         rate_hz: of the file.
     """
-    if round(before_ns / 1e6, 6) < reported_ms < float("inf"):
-        return round(reported_ms * 1e6)
+    if math.isfinite(reported_ms) and (shown_ns := round(reported_ms * 1e6)) > before_ns:
+        return shown_ns
     return before_ns + round(1e9 / rate_hz)
 
 
