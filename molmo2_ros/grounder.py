@@ -6,7 +6,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.layout import clip_prefix, images_prefix, question_suffix
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, label, question_text
+from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import Generation, Prefix, generate, prefill
 from molmo2_ros.runtime.engine import Engine
@@ -27,8 +28,19 @@ OnPartial = Callable[[Answer], None]  # the answer so far, each time a point is 
 POINT_TOKENS = 768  # 60 points, the most that Molmo2 was trained to write, and words
 ASK_TOKENS = 448  # Molmo2's own limit for questions in words
 TRACK_TOKENS_PER_FRAME = 96  # eight points
+MAX_PREFIXES = 2  # a point query's newest frame and a track's clip take turns on a live camera
 MAX_TRACK_TOKENS = 4096  # Molmo2's own limit for tracks
 DEFAULT_ANSWER_FPS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Read:
+    """Frames that the model has read, ready for questions."""
+
+    frames: tuple[Frame, ...]
+    are_images: bool
+    prefix: Prefix
+    timing: Timing  # what reading cost
 
 
 class Grounder:
@@ -46,14 +58,17 @@ class Grounder:
         self.engine = engine
         self.features = FeatureCache(engine, max_frames)
         self._tokenizer = PromptTokenizer(engine.folder)
-        self._prefixes: OrderedDict[tuple[bool, tuple[Frame, ...]], Prefix] = OrderedDict()
+        self._known: OrderedDict[tuple[tuple[Frame, ...], bool, tuple[Subtitle, ...]], _Read] = (
+            OrderedDict()
+        )
 
-    def check(self, query: Query, *, num_images: int = 0) -> None:
+    def check(self, query: Query, *, num_images: int = 0, has_subtitles: bool = False) -> None:
         """Refuse what the model cannot answer.
 
         Args:
             query: what would be asked.
             num_images: how many still images it would be asked about; 0 for a clip.
+            has_subtitles: whether it would read subtitles, too.
 
         Raises:
             QueryError: the model lacks a skill or a word; says what it has.
@@ -66,6 +81,8 @@ class Grounder:
             wanted.append("crops")
         if num_images > 1:
             wanted.append("images")
+        if has_subtitles:
+            wanted.append("subtitles")
         lacking = [skill for skill in wanted if skill not in manifest.skills]
         if lacking:
             raise QueryError(
@@ -114,6 +131,7 @@ class Grounder:
         on_partial: OnPartial | None = None,
         cancel: Callable[[], bool] | None = None,
         max_new_tokens: int | None = None,
+        subtitles: Sequence[Subtitle] = (),
     ) -> Answer:
         """Ask one question about a clip.
 
@@ -123,12 +141,18 @@ class Grounder:
             on_partial: gets the answer so far whenever a further point is complete.
             cancel: asked before each token; True ends the answer with what there is.
             max_new_tokens: limit of the answer's length; None for one that suits the kind.
+            subtitles: what was said during the clip, in seconds from its first frame.
 
         Raises:
             QueryError: the model cannot answer it, or the clip is longer than it can read.
         """
         return self.answer_all(
-            clip, [query], on_partial=on_partial, cancel=cancel, max_new_tokens=max_new_tokens
+            clip,
+            [query],
+            on_partial=on_partial,
+            cancel=cancel,
+            max_new_tokens=max_new_tokens,
+            subtitles=subtitles,
         )[0]
 
     def answer_all(
@@ -139,6 +163,7 @@ class Grounder:
         on_partial: OnPartial | None = None,
         cancel: Callable[[], bool] | None = None,
         max_new_tokens: int | None = None,
+        subtitles: Sequence[Subtitle] = (),
     ) -> list[Answer]:
         """Ask several questions about one clip; it is read once for all, and they decode together.
 
@@ -148,15 +173,14 @@ class Grounder:
             answers in the order of the queries.
         """
         for query in queries:
-            self.check(query)
+            self.check(query, has_subtitles=bool(subtitles))
         answers: dict[int, Answer] = {}
         for detail, frames in ((Detail.FRAMES, clip.frames), (Detail.CROPS, clip.frames[-1:])):
             rows = [row for row, query in enumerate(queries) if query.detail is detail]
             if rows:
                 asked = [queries[row] for row in rows]
-                given = self._ask(
-                    frames, asked, detail is Detail.CROPS, on_partial, cancel, max_new_tokens
-                )
+                prefix = self._prefix(frames, detail is Detail.CROPS, tuple(subtitles))
+                given = self._ask(prefix, asked, on_partial, cancel, max_new_tokens)
                 answers.update(zip(rows, given, strict=True))
         return [answers[row] for row in range(len(queries))]
 
@@ -182,7 +206,8 @@ class Grounder:
             QueryError: the model cannot answer it, or cannot read so many images.
         """
         self.check(query, num_images=len(frames))
-        return self._ask(tuple(frames), [query], True, on_partial, cancel, max_new_tokens)[0]
+        prefix = self._prefix(tuple(frames), True, ())
+        return self._ask(prefix, [query], on_partial, cancel, max_new_tokens)[0]
 
     def _check_words(self, words: str) -> None:
         known = self.engine.manifest.vocabulary
@@ -195,14 +220,12 @@ class Grounder:
 
     def _ask(
         self,
-        frames: tuple[Frame, ...],
+        read: _Read,
         queries: Sequence[Query],
-        are_images: bool,
         on_partial: OnPartial | None,
         cancel: Callable[[], bool] | None,
         max_new_tokens: int | None,
     ) -> list[Answer]:
-        prefix, timing = self._prefix(frames, are_images)
         suffixes = [question_suffix(self._tokenizer, question_text(query)).ids for query in queries]
         written = [WrittenText(self._tokenizer) for _ in queries]
         num_points = [0] * len(queries)
@@ -215,8 +238,8 @@ class Grounder:
             so_far = read_answer(
                 queries[row],
                 text.text,
-                frames,
-                are_images=are_images,
+                read.frames,
+                are_images=read.are_images,
                 tokens=text.tokens,
                 partial=True,
             )
@@ -224,10 +247,15 @@ class Grounder:
                 num_points[row] = len(so_far.points)
                 on_partial(so_far)
 
-        limit = max_new_tokens or max(_token_limit(query, len(frames)) for query in queries)
+        limit = max_new_tokens or max(_token_limit(query, len(read.frames)) for query in queries)
         started = time.perf_counter()
         generations = generate(
-            self.engine, prefix, suffixes, max_new_tokens=limit, on_token=on_token, cancel=cancel
+            self.engine,
+            read.prefix,
+            suffixes,
+            max_new_tokens=limit,
+            on_token=on_token,
+            cancel=cancel,
         )
         decode_s = time.perf_counter() - started
         answers = []
@@ -235,47 +263,51 @@ class Grounder:
             queries, written, suffixes, generations, strict=True
         ):
             spent = replace(
-                timing,
+                read.timing,
                 decode_s=decode_s,
-                num_prompt_tokens=prefix.num_tokens + len(suffix),
+                num_prompt_tokens=read.prefix.num_tokens + len(suffix),
                 num_answer_tokens=len(generation.ids),
             )
-            answers.append(_final(query, text, frames, are_images, generation, spent))
+            answers.append(_final(query, text, read, generation, spent))
         return answers
 
-    def _prefix(self, frames: tuple[Frame, ...], are_images: bool) -> tuple[Prefix, Timing]:
-        key = (are_images, frames)
-        known = self._prefixes.get(key)
+    def _prefix(
+        self, frames: tuple[Frame, ...], are_images: bool, subtitles: tuple[Subtitle, ...]
+    ) -> _Read:
+        """The clip as the model has read it, now or before."""
+        key = (frames, are_images, subtitles)
+        known = self._known.get(key)
         if known is not None:
-            self._prefixes.move_to_end(key)
-            return known, Timing()
+            self._known.move_to_end(key)
+            return replace(known, timing=Timing())
         started = time.perf_counter()
         encoded_before = self.features.num_encoded
-        vision = self.engine.manifest.vision
         if are_images:
             images = self.features.images(frames)
             features_MD = np.concatenate([image.features_MD for image in images])
             prompt = images_prefix(
                 self._tokenizer,
                 [image.grid for image in images],
-                use_single_crop_col_tokens=vision.use_single_crop_col_tokens,
+                use_single_crop_col_tokens=self.engine.manifest.vision.use_single_crop_col_tokens,
             )
         else:
             features_MD = self.features.frames(frames)
+            times_s = Clip(frames).times_s
             prompt = clip_prefix(
-                self._tokenizer, Clip(frames).times_s, self.features.tokens_per_frame
+                self._tokenizer, times_s, self.features.tokens_per_frame, subtitles
             )
         encode_s = time.perf_counter() - started
         prefix = prefill(self.engine, prompt, features_MD)
-        self._prefixes[key] = prefix
-        # Two: a point query's newest frame and a track's clip take turns on a live camera.
-        if len(self._prefixes) > 2:
-            self._prefixes.popitem(last=False)
-        return prefix, Timing(
+        timing = Timing(
             encode_s=encode_s,
             prefill_s=prefix.prefill_s,
             num_frames_encoded=self.features.num_encoded - encoded_before,
         )
+        read = _Read(frames=frames, are_images=are_images, prefix=prefix, timing=timing)
+        self._known[key] = read
+        if len(self._known) > MAX_PREFIXES:
+            self._known.popitem(last=False)
+        return read
 
 
 def _token_limit(query: Query, num_frames: int) -> int:
@@ -287,18 +319,13 @@ def _token_limit(query: Query, num_frames: int) -> int:
 
 
 def _final(
-    query: Query,
-    written: WrittenText,
-    frames: tuple[Frame, ...],
-    are_images: bool,
-    generation: Generation,
-    timing: Timing,
+    query: Query, written: WrittenText, read: _Read, generation: Generation, timing: Timing
 ) -> Answer:
     answer = read_answer(
         query,
         written.text,
-        frames,
-        are_images=are_images,
+        read.frames,
+        are_images=read.are_images,
         tokens=written.tokens,
         truncated=generation.truncated or generation.cancelled,
         timing=timing,
