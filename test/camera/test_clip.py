@@ -1,3 +1,5 @@
+"""Which frames a clip takes, by hand-worked tables and for any times."""
+
 import threading
 
 import numpy as np

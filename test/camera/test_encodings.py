@@ -1,3 +1,5 @@
+"""Every encoding by hand-made pixels, and messages that contradict themselves."""
+
 import array
 import struct
 import zlib

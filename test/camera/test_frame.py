@@ -1,3 +1,5 @@
+"""A frame is read-only RGB and its own key."""
+
 import numpy as np
 import pytest
 

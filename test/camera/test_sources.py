@@ -1,3 +1,5 @@
+"""Videos, pictures and folders in; whatever is none of them refused."""
+
 import struct
 
 import cv2

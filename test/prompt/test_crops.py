@@ -1,3 +1,5 @@
+"""Tiling, tokens of the released sizes, and windows that straddle tiles."""
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""The token sequence spelt out, the visual block, and the masks."""
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""Order and scale of patches, and pooling windows with their padding."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""How people ask, how Molmo2 is asked, and what is refused."""
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""SRT and WebVTT in; the lines that belong to a clip out."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

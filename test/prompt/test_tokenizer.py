@@ -1,3 +1,5 @@
+"""No text becomes a control token and every text comes back, for any text."""
+
 import json
 import unicodedata
 
