@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "molmo2_ros"
+ROOT = Path(__file__).resolve().parent  # colcon build --symlink-install runs a link to this file
 SIMULATION = [
     "mujoco-core==4.0.0; python_version >= '3.11'",
     "mujoco==3.17.0; python_version < '3.11'",
@@ -42,7 +43,7 @@ setup(
     name=PACKAGE,
     version="0.1.0",
     description="Points and tracks from plain language at camera rate: Molmo2 on ROS 2.",
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="molmo2_ros maintainers",
     author_email="maintainers@molmo2-ros.example",
