@@ -284,12 +284,12 @@ class Grounder:
         encoded_before = self.features.num_encoded
         if are_images:
             images = self.features.images(frames)
-            features_MD = np.concatenate([image.features_MD for image in images])
             prompt = images_prefix(
                 self._tokenizer,
                 [image.grid for image in images],
                 use_single_crop_col_tokens=self.engine.manifest.vision.use_single_crop_col_tokens,
             )
+            features_MD = np.concatenate([image.features_MD for image in images])
         else:
             features_MD = self.features.frames(frames)
             times_s = Clip(frames).times_s

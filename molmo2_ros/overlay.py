@@ -83,7 +83,7 @@ def draw(
     """
     picture: Picture = image.copy()
     height, width = picture.shape[:2]
-    unit = max(0.5, min(width, height) / 480)  # everything grows with the picture
+    unit = max(0.8, min(width, height) / 480)  # everything grows with the picture
     for key, trail in (trails or {}).items():
         _draw_trail(picture, trail, track_colour(key[1]), unit)
     taken: list[tuple[int, int, int, int]] = []

@@ -24,10 +24,9 @@ class _Standing:
 class Scheduler(Generic[Key]):
     """Round robin by due time.
 
-    A question asked at a rate is due 1 / rate after it was last due. A model that cannot keep up
-    never lets a backlog grow: a question that is late is due again one interval after its answer,
-    and among those due the one that has waited longest comes first. The clip is not the
-    scheduler's matter: whoever asks takes the newest one.
+    A question asked at a rate is due 1 / rate after it was last due. With a model that cannot keep
+    up no backlog grows: a question that is late is due again with its answer and waits behind those
+    that have waited longer. The clip is not the scheduler's matter: whoever asks takes the newest.
 
     Times are seconds of any clock that only runs forward.
     """
@@ -78,9 +77,10 @@ class Scheduler(Generic[Key]):
                 if before is None
                 else (1 - _SMOOTHING) * before + _SMOOTHING * interval_s
             )
+        is_first = standing.answered_s is None
         standing.answered_s = now_s
-        on_time_s = standing.due_s + 1 / standing.rate_hz
-        standing.due_s = on_time_s if on_time_s > now_s else now_s + 1 / standing.rate_hz
+        due_s = now_s if is_first else standing.due_s
+        standing.due_s = max(now_s, due_s + 1 / standing.rate_hz)
 
     def wait_s(self, now_s: float) -> float | None:
         """Seconds until a question is due, 0 if one is; None if none stands."""

@@ -1,0 +1,179 @@
+"""`molmo2 ask`: one question about a video, a folder of frames, or pictures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.camera.sources import (
+    IMAGE_SUFFIXES,
+    PICTURE_RATE_HZ,
+    FrameSource,
+    open_source,
+    read_picture,
+)
+from molmo2_ros.cli.annotate import annotate_pictures, annotate_stream, check_output
+from molmo2_ros.cli.findings import as_json, as_table
+from molmo2_ros.cli.pictures import ask_pictures
+from molmo2_ros.cli.stream import ask_stream
+from molmo2_ros.errors import ImageError, QueryError
+from molmo2_ros.grounder import Grounder
+from molmo2_ros.prompt.query import Detail, Query, QueryKind, parse_query
+from molmo2_ros.prompt.subtitles import read_subtitles
+from molmo2_ros.runtime.engine import load_engine
+
+_DESCRIPTION = """\
+Ask one question about a video, a folder of frames in the order of their names,
+or one or several pictures. The answer is printed as a table of points:
+
+  time s  id    x px    y px  label    confidence
+     0.0   1   203.5   150.2  red mug        0.93
+
+time is counted from the start of the video, id names an object throughout it,
+pixels count from the upper left corner, and confidence is the model's own.
+"""
+_EPILOG = """\
+questions:
+  "Track the red mug"            where it is, twice a second
+  "Point to all mugs"            where they are; in a video, twice a second
+  "How many mugs are there?"     their number, with points
+  "Is the drawer open?"          an answer in words, if the model has been taught to talk
+  "point[crops]: the red mug"    the kind and options in full: track, point, count, ask
+
+The model that comes with the package, molmo2-nano, knows 22 things on a table. For open
+words give --engine a released Molmo2 (see docs/training.md on how to export one).
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add `ask` to the command line."""
+    parser = commands.add_parser(
+        "ask",
+        help="ask one question about a video, a folder of frames or pictures",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="a video, a folder, or one or several pictures"
+    )
+    parser.add_argument("question", metavar="QUESTION", help="in plain words; the last argument")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="OUT",
+        help="also write an annotated copy: .mp4 shows every frame, .png or .jpg the last one",
+    )
+    parser.add_argument(
+        "--engine", metavar="DIR", help="folder of an exported model (default: molmo2-nano)"
+    )
+    parser.add_argument(
+        "--detail",
+        type=Detail,
+        choices=list(Detail),
+        metavar="{frames,crops}",
+        help="read pictures as one view (frames) or sharply in tiles (crops); default: what the "
+        "model was taught",
+    )
+    parser.add_argument(
+        "--rate", type=_positive, metavar="HZ", help="frames a second in a folder (default: 2)"
+    )
+    parser.add_argument(
+        "--every",
+        type=_positive,
+        metavar="S",
+        help="seconds of video between answers (default: half a clip for tracks, else 0.5)",
+    )
+    parser.add_argument(
+        "--subtitles", type=Path, metavar="FILE", help=".srt or .vtt, for questions in words"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Ask, print, and write the annotated copy.
+
+    Raises:
+        Molmo2Error: a file, the question, the engine or the output cannot be used.
+    """
+    query = _query(options)
+    if options.out is not None:
+        check_output(options.out)
+    subtitles = () if options.subtitles is None else read_subtitles(options.subtitles)
+
+    def open_frames() -> FrameSource:
+        return open_source(options.files, rate_hz=options.rate)
+
+    frames = _pictures(options.files) if query.kind is not QueryKind.TRACK else []
+    if not frames:
+        open_frames().close()  # before the model is loaded
+    grounder = Grounder(load_engine(options.engine, threads=options.threads))
+    if frames:
+        if subtitles:
+            raise QueryError("subtitles belong to a video, and these are pictures; leave them out")
+        result = ask_pictures(grounder, options.files, frames, query, detail=options.detail)
+    else:
+        result = ask_stream(
+            grounder,
+            options.files,
+            open_frames,
+            query if options.detail is None else replace(query, detail=options.detail),
+            every_s=options.every,
+            subtitles=subtitles,
+        )
+    print(as_json(result) if options.json else as_table(result))
+    if options.out is None:
+        return
+    if frames:
+        annotate_pictures(frames, result, options.out)
+    else:
+        annotate_stream(open_frames, result, options.out)
+    print(f"wrote {options.out}", file=sys.stderr)
+
+
+def _query(options: argparse.Namespace) -> Query:
+    if os.path.exists(options.question):
+        raise QueryError(
+            f"the last argument, {options.question!r}, is a file, expected the question; write it "
+            'last, in quotes: "Point to the red mug"'
+        )
+    return parse_query(options.question)
+
+
+def _pictures(files: Sequence[str]) -> list[Frame]:
+    """The pictures named one by one; none for a video, a folder or a device.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    paths = [Path(name).expanduser() for name in files]
+    if not all(path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() for path in paths):
+        if len(files) == 1 and files[0].startswith("/dev/"):
+            raise ImageError(
+                f"{files[0]} never ends, expected a file; start the nodes for a live camera: "
+                "ros2 launch molmo2_ros grounding.launch.xml"
+            )
+        return []
+    step_ns = round(1e9 / PICTURE_RATE_HZ)
+    return [
+        Frame(image=read_picture(path), stamp_ns=index * step_ns)
+        for index, path in enumerate(paths)
+    ]
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value

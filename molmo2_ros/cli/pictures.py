@@ -1,0 +1,77 @@
+"""Asking about pictures that are not a video."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from molmo2_ros.answers.answer import Answer
+from molmo2_ros.camera.clip import Clip
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.cli.findings import Finding, Result
+from molmo2_ros.grounder import Grounder
+from molmo2_ros.prompt.query import Detail, Query, label
+
+
+def ask_pictures(
+    grounder: Grounder,
+    files: Sequence[str],
+    frames: Sequence[Frame],
+    query: Query,
+    *,
+    detail: Detail | None = None,
+) -> Result:
+    """Ask about all pictures at once where the model can compare them, else about each.
+
+    Args:
+        grounder: the model.
+        files: the pictures' paths.
+        frames: the pictures.
+        query: point, count or ask.
+        detail: None for tiles if the model was taught to read them, else one view.
+
+    Raises:
+        QueryError: the model cannot answer it.
+    """
+    skills = grounder.engine.manifest.skills
+    if detail is None and query.detail is Detail.FRAMES and "crops" in skills:
+        detail = Detail.CROPS
+    query = query if detail is None else replace(query, detail=detail)
+    if len(frames) > 1 and query.detail is Detail.CROPS and "images" in skills:
+        answer = grounder.answer_images(frames, query)
+        answers = [answer]
+        findings = [
+            _finding(answer, index, frames[(point.image_index or 1) - 1], point.image_index)
+            for index, point in enumerate(answer.points)
+        ]
+    else:
+        answers, findings = [], []
+        bar = tqdm(frames, desc="asking", unit="picture", disable=None if len(frames) > 1 else True)
+        for number, frame in enumerate(bar, 1):
+            answer = grounder.answer(Clip((frame,)), query)
+            answers.append(answer)
+            image = number if len(frames) > 1 else None
+            findings += [_finding(answer, i, frame, image) for i in range(len(answer.points))]
+    return Result(
+        query=query,
+        engine=grounder.engine.manifest.name,
+        files=tuple(files),
+        answers=tuple(answers),
+        findings=tuple(findings),
+    )
+
+
+def _finding(answer: Answer, index: int, frame: Frame, image: int | None) -> Finding:
+    point = answer.points[index]
+    return Finding(
+        stamp_ns=frame.stamp_ns,
+        image=image,
+        track_id=point.object_id,
+        u=min(point.x * frame.width, frame.width - 1.0),
+        v=min(point.y * frame.height, frame.height - 1.0),
+        label=answer.label or label(answer.query),
+        confidence=math.nan if point.confidence is None else point.confidence,
+    )

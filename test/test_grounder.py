@@ -1,0 +1,242 @@
+"""The Grounder over a real engine: one reading for all questions, streaming, and refusals."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from molmo2_ros.camera.clip import Clip, ClipBuffer
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.errors import QueryError
+from molmo2_ros.grounder import Grounder
+from molmo2_ros.prompt.layout import clip_prefix, question_suffix
+from molmo2_ros.prompt.query import Query, QueryKind, parse_query, question_text
+from molmo2_ros.prompt.subtitles import Subtitle
+from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.runtime.decoding import generate, prefill
+from molmo2_ros.runtime.engine import load_engine
+from molmo2_ros.runtime.features import FeatureCache
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return load_engine(threads=1)
+
+
+@pytest.fixture
+def grounder(engine):
+    return Grounder(engine)
+
+
+def make_frame(time_s, seed=0):
+    rng = np.random.default_rng(seed)
+    image = np.kron(rng.integers(0, 255, (12, 16, 3)), np.ones((10, 10, 1))).astype(np.uint8)
+    return Frame(image=image, stamp_ns=round(time_s * SECOND))
+
+
+def make_clip(num_frames=2):
+    return Clip(tuple(make_frame(index / 2, seed=index) for index in range(num_frames)))
+
+
+class Taught:
+    """An engine with other skills or words in its manifest; all else is the real one."""
+
+    def __init__(self, engine, **changes):
+        self._engine = engine
+        self.manifest = replace(engine.manifest, **changes)
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+
+@pytest.mark.parametrize("question", ["Point to the red mug", "Track the lemon", "count: mugs"])
+def test_the_answer_is_what_the_engine_decodes_greedily(engine, grounder, question):
+    query, clip = parse_query(question), make_clip()
+    answer = grounder.answer(clip, query, max_new_tokens=24)
+    tokenizer, cache = PromptTokenizer(engine.folder), FeatureCache(engine)
+    prompt = clip_prefix(tokenizer, clip.times_s, cache.tokens_per_frame)
+    suffix = question_suffix(tokenizer, question_text(query)).ids
+    prefix = prefill(engine, prompt, cache.frames(clip.frames))
+    (plain,) = generate(engine, prefix, [suffix], max_new_tokens=24)
+    assert answer.text == tokenizer.decode(plain.ids)
+    assert answer.truncated == plain.truncated
+    assert answer.stamps_ns == clip.stamps_ns
+    assert answer.timing.num_answer_tokens == len(plain.ids)
+    assert answer.timing.num_prompt_tokens == len(prompt) + len(suffix)
+
+
+def test_questions_asked_together_are_answered_as_if_alone(grounder):
+    clip = make_clip()
+    queries = [parse_query(q) for q in ("Point to the red mug", "Track the lemon", "count: mugs")]
+    together = grounder.answer_all(clip, queries, max_new_tokens=24)
+    alone = [grounder.answer(clip, query, max_new_tokens=24) for query in queries]
+    assert [a.text for a in together] == [a.text for a in alone]
+    assert [a.query for a in together] == queries
+
+
+def test_frames_are_encoded_once_and_a_clip_is_read_once(grounder):
+    clip = make_clip(3)
+    query = parse_query("Point to the red mug")
+    first = grounder.answer(clip, query, max_new_tokens=4)
+    assert first.timing.num_frames_encoded == 3
+    assert first.timing.prefill_s > 0
+    again = grounder.answer(clip, parse_query("count: mugs"), max_new_tokens=4)
+    assert again.timing.num_frames_encoded == 0
+    assert again.timing.prefill_s == 0
+    # The window slides by one frame: one frame is new, and the clip is read anew.
+    slid = Clip((*clip.frames[1:], make_frame(1.5, seed=9)))
+    later = grounder.answer(slid, query, max_new_tokens=4)
+    assert later.timing.num_frames_encoded == 1
+    assert later.timing.prefill_s > 0
+
+
+def test_a_limit_cuts_the_answer_off(grounder):
+    answer = grounder.answer(make_clip(), parse_query("Track the lemon"), max_new_tokens=1)
+    assert answer.truncated
+    assert not answer.partial
+    assert answer.timing.num_answer_tokens == 1
+
+
+def test_a_cancelled_answer_ends_with_what_there_is(grounder):
+    asked = []
+
+    def cancel():
+        asked.append(True)
+        return len(asked) > 3
+
+    answer = grounder.answer(
+        make_clip(), parse_query("Track the lemon"), cancel=cancel, max_new_tokens=200
+    )
+    assert answer.timing.num_answer_tokens <= 3
+    assert answer.truncated
+    assert "cancelled before its end" in answer.problems
+
+
+def test_points_are_handed_on_while_the_model_writes(engine):
+    """The engine's own weights may be silent; this one is made to say what is to be read."""
+    text = '<points coords="0.0 1 250 500 2 340 100;0.5 3 700 800">mugs</points>'
+    grounder = Grounder(Recited(engine, text))
+    partial = []
+    answer = grounder.answer(
+        make_clip(), parse_query("Point to all mugs"), on_partial=partial.append
+    )
+    assert [len(so_far.points) for so_far in partial] == [1, 2, 3]
+    assert all(so_far.partial and not so_far.truncated for so_far in partial)
+    assert [p.object_id for p in answer.points] == [1, 2, 3]
+    assert not answer.partial
+    assert answer.label == "mugs"
+    assert all(point.confidence > 0.9 for point in answer.points)
+    for earlier, later in zip(partial, [*partial[1:], answer], strict=True):
+        assert later.points[: len(earlier.points)] == earlier.points
+
+
+class Recited(Taught):
+    """An engine that reads truly but says a given text, whatever it is asked."""
+
+    def __init__(self, engine, text):
+        super().__init__(engine)
+        self._ids = PromptTokenizer(engine.folder).encode_text(text)
+        self._eos = min(engine.manifest.tokens.eos_ids)
+
+    def forward(self, ids_BS, positions_BS, bias_B1ST, kv, **options):
+        logits, after = self._engine.forward(ids_BS, positions_BS, bias_B1ST, kv, **options)
+        if "visual_BSD" in options:
+            self._said = iter([*self._ids, self._eos])
+            return logits, after
+        said = np.full_like(logits, -20.0)
+        said[..., next(self._said)] = 20.0
+        return said, after
+
+
+@pytest.mark.parametrize(
+    ("question", "skills", "lacking"),
+    [
+        ("Is the drawer open?", ("point", "track"), "'ask'"),
+        ("count: mugs", ("point", "track"), "'count'"),
+        ("point[crops]: the red mug", ("point", "track"), "'crops'"),
+        ("track[from 0.5 0.5]: the red mug", ("point", "track"), "'seed'"),
+    ],
+)
+def test_what_the_model_was_not_taught_is_refused_with_what_it_can_do(
+    engine, question, skills, lacking
+):
+    grounder = Grounder(Taught(engine, skills=skills))
+    with pytest.raises(QueryError, match=f"cannot do {lacking}.*it can: point, track"):
+        grounder.answer(make_clip(), parse_query(question))
+
+
+def test_several_images_and_subtitles_are_skills_too(engine):
+    grounder = Grounder(Taught(engine, skills=("point", "ask", "crops")))
+    query = Query(name="q", kind=QueryKind.ASK, words="What differs?")
+    with pytest.raises(QueryError, match="cannot do 'images'"):
+        grounder.answer_images([make_frame(0), make_frame(1, seed=1)], query)
+    said = [Subtitle(start_s=0.0, end_s=1.0, text="Now take the mug.")]
+    with pytest.raises(QueryError, match="cannot do 'subtitles'"):
+        grounder.answer(make_clip(), query, subtitles=said)
+
+
+def test_an_unknown_thing_is_refused_with_what_is_known(engine):
+    grounder = Grounder(Taught(engine, vocabulary=("mug", "wine glass", "cardboard box")))
+    with pytest.raises(QueryError, match="does not know 'green elephant'.*mug, wine glass"):
+        grounder.check(parse_query("Point to the green elephant"))
+    for known in ("Point to all mugs", "count: red wine glasses", "Track the cardboard boxes"):
+        grounder.check(parse_query(known))
+
+
+def test_a_model_without_a_word_list_is_asked_anything(engine):
+    Grounder(Taught(engine, vocabulary=())).check(parse_query("Point to the green elephant"))
+
+
+def test_a_track_cannot_be_read_from_one_picture(engine):
+    grounder = Grounder(Taught(engine, skills=("track", "crops")))
+    with pytest.raises(QueryError, match="a track needs several frames"):
+        grounder.check(parse_query("track[crops]: the red mug"))
+
+
+def test_crops_read_the_newest_frame_as_an_image(engine):
+    grounder = Grounder(Taught(engine, skills=("point", "crops", "images")))
+    clip = make_clip(3)
+    crops = parse_query("point[crops]: the red mug")
+    frames = parse_query("point: the red mug")
+    first, second = grounder.answer_all(clip, [frames, crops], max_new_tokens=8)
+    assert first.stamps_ns == clip.stamps_ns
+    assert second.stamps_ns == clip.stamps_ns[-1:]
+    single = grounder.answer_images([clip.frames[-1]], frames, max_new_tokens=8)
+    assert single.text == second.text
+
+
+def test_points_on_several_images_name_their_image(engine):
+    text = '<points coords="1 1 250 500;2 2 340 110">mugs</points>'
+    grounder = Grounder(Recited(engine, text))
+    grounder.engine.manifest = replace(engine.manifest, skills=("point", "crops", "images"))
+    answer = grounder.answer_images(
+        [make_frame(0), make_frame(0, seed=1)], parse_query("Point to all mugs")
+    )
+    assert [point.image_index for point in answer.points] == [1, 2]
+
+
+def test_a_live_camera_is_sampled_by_the_kind_of_question(engine):
+    facts = replace(
+        engine.manifest.sampling, point_fps=2.0, track_fps=4.0, max_frames=9, max_clip_s=2.0
+    )
+    grounder = Grounder(Taught(engine, sampling=facts))
+    buffer = ClipBuffer(10.0, 200)
+    for index in range(61):
+        buffer.push(make_frame(index / 10))
+    assert [f.stamp_ns / SECOND for f in grounder.clip_for(buffer, parse_query("count: mugs"))] == [
+        6.0
+    ]
+    track = grounder.clip_for(buffer, parse_query("Track the lemon"))
+    assert len(track) == 9  # 4.0 to 6.0 s at 4 fps
+    assert track.stamps_ns[-1] == 6 * SECOND
+    question = Query(name="q", kind=QueryKind.ASK, words="What happens?")
+    assert len(grounder.clip_for(buffer, question)) == 5  # 4.0 to 6.0 s at 2 fps
+
+
+def test_two_questions_of_one_clip_that_are_too_long_are_refused(engine):
+    text = replace(engine.manifest.text, max_positions=60)
+    grounder = Grounder(Taught(engine, text=text))
+    with pytest.raises(QueryError, match="ask about fewer frames"):
+        grounder.answer(make_clip(2), parse_query("Track the lemon"))
