@@ -15,6 +15,7 @@ from pathlib import Path
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 
 from molmo2_ros.errors import Molmo2Error
 from molmo2_ros.ros import compat
@@ -41,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     interrupted: list[int] = []
-    signal.signal(signal.SIGINT, lambda *_: interrupted.append(1))
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, lambda *_: interrupted.append(1))
     _prepare_environment()
     _tell(f"source {source}, engine {wanted.engine}, ROS_DOMAIN_ID {os.environ['ROS_DOMAIN_ID']}")
     for query in queries:
@@ -60,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             died = [process.end() for process in processes]
             watcher.close()
-    return _verdict(watcher, [problem, *died], bool(interrupted))
+    # A node that is told to end while it still starts may end otherwise than it should.
+    problems = [problem] if problem or interrupted else died
+    return _verdict(watcher, problems, bool(interrupted))
 
 
 def _watch(
@@ -71,7 +75,7 @@ def _watch(
     Returns:
         what went wrong, "" if nothing did.
     """
-    rclpy.init(args=[])
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     node = watcher.join()
     executor.add_node(node)

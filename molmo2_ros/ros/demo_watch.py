@@ -22,6 +22,7 @@ from molmo2_ros.ros.images import NS_PER_S, rgb_of_compressed, stamp_ns_of
 
 FILM_RATE_HZ = 15
 _MOST_TARGETS_TOLD = 4
+_MOST_TEXT = 60  # characters
 
 
 class Watcher:
@@ -81,6 +82,9 @@ class Watcher:
 
     def _on_camera_info(self, _: CameraInfo) -> None:
         self._num_frames += 1
+        if self._num_frames == 1:
+            since_s = time.monotonic() - self._begun
+            print(f"{since_s:6.1f} s  the camera is up", flush=True)
 
     def _on_points(self, message: PointCloud2) -> None:
         self._num_points += 1
@@ -120,10 +124,15 @@ class Watcher:
         if answer["none"] and not told:
             told.append("none")
         if not told:
-            told.append(answer["text"] or "no answer")
+            told.append(_one_line(answer["text"]) or "no answer")
         told += [f"[{problem}]" for problem in answer["problems"]]
         since_s = time.monotonic() - self._begun
         return f"{since_s:6.1f} s  {query['kind']:<5}  {query['words']:<16}  {'; '.join(told)}"
+
+
+def _one_line(text: str) -> str:
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}..."
 
 
 def _target_text(row: Any) -> str:

@@ -18,6 +18,7 @@ from molmo2_ros.ros.diagnostics import ProblemLog
 
 T = TypeVar("T")
 _NUM_DEPTH_KEPT = 8
+_NUM_UNPAIRED_TOLD = 10  # images in a row without their depth; one or two are usual
 
 
 class FrameAssembler:
@@ -32,6 +33,7 @@ class FrameAssembler:
     def __init__(self, problems: ProblemLog) -> None:
         self._problems = problems
         self._bridge = compat.cv_bridge()
+        self._num_unpaired = 0
         self._lock = threading.Lock()  # guards the three below
         self._info: CameraInfo | None = None
         self._depth_info: CameraInfo | None = None
@@ -115,7 +117,10 @@ class FrameAssembler:
             return None
         nearest = min(depths, key=lambda depth: abs(images.stamp_ns_of(depth) - stamp_ns))
         apart_s = abs(images.stamp_ns_of(nearest) - stamp_ns) / images.NS_PER_S
-        if apart_s > tolerance_s:
+        self._num_unpaired = self._num_unpaired + 1 if apart_s > tolerance_s else 0
+        if 0 < self._num_unpaired < _NUM_UNPAIRED_TOLD:
+            return None
+        if self._num_unpaired:
             raise ImageError(
                 f"the nearest depth image is {apart_s:.3f} s away from the image, expected at most "
                 f"{tolerance_s} s; let the camera stamp both alike or raise depth_tolerance_s"

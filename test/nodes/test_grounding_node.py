@@ -155,10 +155,11 @@ def test_queries_come_by_topic_and_by_parameter_and_go_again(node_under_test, ca
     node_under_test.wait_for("grounding/queries", lambda m: names(m) == ["cups", "lemon"])
     node_under_test.send("grounding/query", String(data="remove: cups"))
     node_under_test.wait_for("grounding/queries", lambda m: names(m) == ["lemon"])
-    entry = node_under_test.wait_for(
-        "grounding/queries", lambda m: json.loads(m.data)["queries"][0]["rate_hz"] > 0
+    last = node_under_test.wait_for(
+        "grounding/queries",
+        lambda m: names(m) == ["lemon"] and json.loads(m.data)["queries"][0]["rate_hz"] > 0,
     )
-    state = json.loads(entry.data)
+    state = json.loads(last.data)
     assert state["active"]
     assert state["queries"][0]["given_by"] == "parameter"
     assert "track" in state["skills"]

@@ -1,0 +1,81 @@
+"""The demonstration as `make demo` runs it: two processes, a film, and one last line."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+
+ROOT = Path(__file__).parents[2]
+LAST_LINE = re.compile(
+    r"demo: (\d+) frames, (\d+) points messages, (\d+) tracks messages, (\d+) answers"
+)
+
+
+def start(*arguments):
+    """The demonstration on a ROS domain that it chooses itself."""
+    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "molmo2_ros.ros.demo", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_table_is_asked_filmed_and_counted(tmp_path):
+    demo = start("--seconds", "5", "--output", str(tmp_path))
+
+    printed, told = demo.communicate(timeout=280)
+
+    assert demo.returncode == 0, told
+    counts = [int(count) for count in LAST_LINE.fullmatch(printed.splitlines()[-1]).groups()]
+    assert all(counts)
+    assert len(LAST_LINE.findall(printed)) == 1
+    for words in ("point  the red mug", "count  mugs", "track  the lemon"):
+        assert words in printed
+    film = cv2.VideoCapture(str(tmp_path / "demo.mp4"))
+    assert film.read()[1].shape == (240, 320, 3)
+    assert cv2.imread(str(tmp_path / "demo.png")).shape == (240, 320, 3)
+
+
+def test_a_video_that_is_not_there_ends_it_with_the_reason(tmp_path):
+    demo = start("--video", "/no/such/video.mp4", "--output", str(tmp_path))
+
+    printed, told = demo.communicate(timeout=280)
+
+    assert demo.returncode == 1
+    assert "ImageError: /no/such/video.mp4 does not exist; check the path" in told
+    assert "Traceback" not in told
+    assert printed.endswith("demo: 0 frames, 0 points messages, 0 tracks messages, 0 answers\n")
+
+
+def test_a_question_that_cannot_be_asked_is_refused_before_anything_starts():
+    demo = start("--query", "point: the <im_patch>")
+
+    printed, told = demo.communicate(timeout=280)
+
+    assert demo.returncode == 2
+    assert "query holds '<im_patch>', a control token of the model" in told
+    assert printed == ""
+
+
+def test_ctrl_c_ends_it_with_its_last_line_and_no_traceback(tmp_path):
+    demo = start("--output", str(tmp_path))
+    first = demo.stdout.readline()
+    assert "the camera is up" in first
+
+    demo.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    demo.send_signal(signal.SIGINT)
+    printed, told = demo.communicate(timeout=280)
+
+    assert demo.returncode == 130, told
+    assert "Traceback" not in told
+    assert LAST_LINE.fullmatch(printed.splitlines()[-1])
