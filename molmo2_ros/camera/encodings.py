@@ -70,6 +70,7 @@ _ENCODINGS: dict[str, _Encoding] = {
 IMAGE_ENCODINGS: tuple[str, ...] = tuple(_ENCODINGS)
 DEPTH_ENCODINGS: tuple[str, ...] = ("16UC1", "mono16", "32FC1")
 
+_JPEG_MAX_SIDE = 65500  # libjpeg's; OpenCV fails in a different way in each version beyond it
 _GENERIC = re.compile(r"(8|16|32|64)[USF]C\d*")
 
 
@@ -243,12 +244,13 @@ def encode_jpeg(image: npt.NDArray[np.uint8], quality: int = 85) -> bytes:
         )
     if not 1 <= quality <= 100:
         raise ImageError(f"JPEG quality is {quality}, expected 1 to 100")
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
+    if max(image.shape[:2]) > _JPEG_MAX_SIDE:
         raise ImageError(
-            f"JPEG cannot hold an image of {image.shape[1]}x{image.shape[0]}; at most 65500 a side"
+            f"JPEG cannot hold an image of {image.shape[1]}x{image.shape[0]} pixels, at most "
+            f"{_JPEG_MAX_SIDE} a side; shrink it"
         )
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return encoded.tobytes()
 
 
