@@ -28,6 +28,7 @@ from molmo2_ros.ros.process import run_node
 from molmo2_ros.ros.queries import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.ros.results import Results
 from molmo2_ros.runtime.engine import Engine, load_engine
+from molmo2_ros.runtime.golden import verify_golden
 from molmo2_ros.tracking.tracker import Tracker
 
 NANO = "nano"
@@ -87,17 +88,21 @@ class GroundingNode(LifecycleNode):
         self._stop_workers()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the engine; a folder that is not whole leaves the node unconfigured, and running."""
+        """Load and prove the engine; one that fails leaves the node unconfigured, and running."""
         parameters = self._server.snapshot
         begun = time.monotonic()
         try:
             folder = None if parameters.engine == NANO else parameters.engine
-            self._engine = self._load(folder, threads=parameters.threads or None)
+            engine = self._load(folder, threads=parameters.threads or None)
+            if engine.manifest.golden is not None:
+                # A runtime with a faulty kernel loads, and then points at nothing.
+                verify_golden(engine)
         except Molmo2Error as error:
             self._problems.report("engine", error)
             return TransitionCallbackReturn.FAILURE
+        self._engine = engine
         self._problems.clear("engine")
-        manifest = self._engine.manifest
+        manifest = engine.manifest
         self.get_logger().info(
             f"engine {manifest.name} loaded in {time.monotonic() - begun:.1f} s; "
             f"it can: {', '.join(manifest.skills)}"

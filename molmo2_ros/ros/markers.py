@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -71,7 +72,11 @@ def best_target(targets: Sequence[Target]) -> Target | None:
     placed = [target for target in targets if target.point_m is not None]
     if not placed:
         return None
-    return min(placed, key=lambda t: (t.query_id, -t.confidence * t.quality, t.track_id))
+    return min(placed, key=lambda t: (t.query_id, -_sureness(t), t.track_id))
+
+
+def _sureness(target: Target) -> float:
+    return 0.0 if math.isnan(target.confidence) else target.confidence * target.quality
 
 
 def target_message(target: Target, stamp_ns: int, frame_id: str) -> PointStamped:

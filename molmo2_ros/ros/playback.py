@@ -15,7 +15,7 @@ class Playback:
     """Reads a source in real time.
 
     A file's or the table's frame is stamped with the start of the pass plus its own time. A file
-    that cannot be read fast enough skips frames and keeps its pace; the table, which is computed,
+    that falls behind skips up to a second of frames to keep its pace; the table, which is computed,
     slows down instead, and its stamps stay those of the real moment. A device stamps itself.
 
     Args:
@@ -66,6 +66,7 @@ class Playback:
         Raises:
             ImageError: the source failed.
         """
+        skipped = 0
         while True:
             frame = self.source.read()
             if frame is None:
@@ -79,10 +80,11 @@ class Playback:
             if late_s < 0.0 and not self._wait_s(-late_s):
                 return None
             if late_s > 1.0 / self.rate_hz:
-                if self._can_skip:
+                if self._can_skip and skipped < self.rate_hz:
+                    skipped += 1
                     self.num_skipped += 1
                     continue
-                # The moment of a computed frame is when it is ready: what follows starts there.
+                # What is computed, or never catches up, is stamped when it is ready.
                 assert self._start_ns is not None
                 self._start_ns += round(late_s * NS_PER_S)
                 stamp_ns += round(late_s * NS_PER_S)
