@@ -81,7 +81,8 @@ def load_engine(path: str | Path | None = None, *, threads: int | None = None) -
     """Load an engine folder and prove that it is whole.
 
     Args:
-        path: the folder; None for molmo2-nano, which the package ships.
+        path: the folder; None or "nano" for molmo2-nano, which the package ships ("./nano" is a
+            folder of that name).
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
 
     Raises:
@@ -89,4 +90,4 @@ def load_engine(path: str | Path | None = None, *, threads: int | None = None) -
     """
     from molmo2_ros.runtime.onnx_engine import OnnxEngine
 
-    return OnnxEngine(NANO if path is None else Path(path), threads=threads)
+    return OnnxEngine(NANO if path in (None, "nano") else Path(path), threads=threads)

@@ -1,3 +1,5 @@
+"""A small random checkpoint and its exported engine."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""The export command: what it writes, what it refuses, what it leaves alone."""
+
 import json
 import shutil
 

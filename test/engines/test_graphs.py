@@ -1,3 +1,5 @@
+"""Exported graphs: restrictions of TensorRT, and equality with the model."""
+
 import numpy as np
 import onnx
 import onnxruntime

@@ -221,7 +221,7 @@ def their_images(pair, images):
     labels = [f"Image {i + 1}" for i in range(len(images))] if len(images) > 1 else [""]
     return pair.processor(
         text="".join(label + "<|image|>" for label in labels) + TURN.format(QUESTION),
-        images=images,
+        images=[image.copy() for image in images],  # ours are read-only by now
         return_tensors="pt",
     )
 

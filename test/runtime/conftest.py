@@ -1,3 +1,5 @@
+"""The shipped engine, a copy to spoil, and a clip."""
+
 import json
 import shutil
 

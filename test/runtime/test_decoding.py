@@ -1,3 +1,5 @@
+"""Greedy decoding: batches, endings, limits, streaming and cancelling."""
+
 import copy
 from dataclasses import replace
 

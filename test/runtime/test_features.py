@@ -1,3 +1,5 @@
+"""The feature cache: what is encoded, kept and dropped."""
+
 import numpy as np
 import pytest
 

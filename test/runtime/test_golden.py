@@ -1,3 +1,5 @@
+"""The golden example: an engine that computes wrongly is found."""
+
 import json
 from dataclasses import replace
 

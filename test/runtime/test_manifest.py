@@ -1,3 +1,5 @@
+"""Manifests: strict reading, and every way in which a folder can be unfit."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""The ONNX engine: caches, branches, features, and graphs that do not load."""
+
 import shutil
 
 import numpy as np
@@ -112,6 +114,11 @@ def test_impossible_shapes_are_reported_with_the_shapes(nano):
         nano.encode(np.zeros((1, 3, 588), np.float32), np.zeros((1, 4), np.int64))
     with pytest.raises(EngineError, match=r"decoder\.onnx failed on inputs of shapes .* after 0"):
         nano.forward(np.zeros((1, 2), np.int64), positions(0, 2), causal(3), nano.empty_kv())
+
+
+@pytest.mark.parametrize("path", [None, "nano", NANO, str(NANO)])
+def test_shipped_engine_is_found_by_its_name(path):
+    assert load_engine(path, threads=1).folder == NANO
 
 
 @pytest.mark.parametrize("threads", [0, -1])
