@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Rgb = tuple[float, float, float]
-Shape = Literal["mesh", "box", "sphere", "capsule", "cylinder", "ellipsoid"]
+Shape = Literal["mesh", "revolution", "box", "sphere", "capsule", "cylinder", "ellipsoid"]
 Points = Sequence[tuple[float, float]]
 Build = Callable[[np.random.Generator], "tuple[Part, ...]"]
 
@@ -38,15 +38,17 @@ _LEAF = (0.20, 0.50, 0.15)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One convex primitive or one triangle mesh of an object."""
+    """One convex primitive, one triangle mesh or one surface of revolution of an object."""
 
     shape: Shape
-    #: Half sizes of a primitive as MuJoCo wants them, metres; empty for a mesh.
+    #: Half sizes of a primitive as MuJoCo wants them, metres; empty for the others.
     size: tuple[float, ...] = ()
     #: [V, 3] metres; only of a mesh.
     vertices: npt.NDArray[np.float64] | None = None
     #: [F, 3] indices into vertices; only of a mesh.
     faces: npt.NDArray[np.int64] | None = None
+    #: (radius, z) points in metres; only of a surface of revolution.
+    profile: tuple[tuple[float, float], ...] = ()
     position: tuple[float, float, float] = (0.0, 0.0, 0.0)
     #: Rotations about the fixed x, y, z axes, in this order, degrees.
     euler_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -73,19 +75,14 @@ class Category:
 # --- meshes ------------------------------------------------------------------------------------
 
 
-def lathe(profile: Points, num_sides: int = 36) -> Part:
-    """Mesh of a profile turned about z.
+def lathe(profile: Points) -> Part:
+    """A profile turned about z.
 
     Args:
-        profile: (radius, z) points in metres, in the order in which a pencil would draw them.
-        num_sides: facets round the axis.
+        profile: (radius, z) points in metres, drawn with the solid to the left of the pencil.
     """
-    angle = np.linspace(0, 2 * np.pi, num_sides, endpoint=False)
-    rings = [
-        np.stack([r * np.cos(angle), r * np.sin(angle), np.full(num_sides, z)], axis=1)
-        for r, z in profile
-    ]
-    return _tube(rings)
+    points = tuple((float(radius), float(z)) for radius, z in profile)
+    return Part(shape="revolution", profile=points)
 
 
 def sweep(path: npt.NDArray[np.float64], radius: npt.ArrayLike, num_sides: int = 12) -> Part:
@@ -237,6 +234,7 @@ def _scaled(build: Build, factor: float) -> Build:
             part,
             size=tuple(factor * s for s in part.size),
             vertices=None if vertices is None else vertices * factor,
+            profile=tuple((factor * r, factor * h) for r, h in part.profile),
             position=(factor * x, factor * y, factor * z),
         )
 
@@ -322,7 +320,7 @@ def _carrot(rng: np.random.Generator) -> tuple[Part, ...]:
         _solid("capsule", (0.006, 0.024), (length / 2 + 0.02, y, 0.025), (0, 90, bend), _LEAF)
         for y, bend in ((-0.009, -25), (0, 0), (0.009, 25))
     ]
-    body = _put(lathe(root, 16), (0, 0, 0.023), (0, 90, 0), (0.93, 0.45, 0.10))
+    body = _put(lathe(root), (0, 0, 0.023), (0, 90, 0), (0.93, 0.45, 0.10))
     return (body, *leaves)
 
 

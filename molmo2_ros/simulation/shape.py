@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.simulation.objects import Part
+from molmo2_ros.simulation.revolution import Revolution
 
 _FAR_M = 30.0
 
@@ -34,8 +35,16 @@ class RayShape:
         spec = mujoco.MjSpec()
         spec.memory = 1 << 21  # the default arena is 13 MB a model
         body = spec.worldbody.add_body(name="object")
+        solids: list[int] = []
+        self._revolutions: list[_Turned] = []
         for index, part in enumerate(parts):
-            _add_part(spec, body, index, part)
+            if part.shape == "revolution":
+                self._revolutions.append(_Turned(index, part))
+            else:
+                _add_part(spec, body, index, part)
+                solids.append(index)
+        #: Part of every geom of the model.
+        self._solids = np.array(solids, np.int32)
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
         mujoco.mj_kinematics(self._model, self._data)
@@ -47,23 +56,42 @@ class RayShape:
         self.radius = float(np.linalg.norm(self.corners[0] - self.centre))
 
     def cast(
-        self, origin: npt.NDArray[np.float64], directions: npt.NDArray[np.float64]
+        self,
+        origin: npt.NDArray[np.float64],
+        directions: npt.NDArray[np.float64],
+        *,
+        normals: bool = True,
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """First hits of rays from one point.
 
         Args:
             origin: [3] metres, in the coordinates of the shape.
             directions: [N, 3], of any length.
+            normals: False leaves the normals zero, which is faster.
 
         Returns:
             part index [N] (-1: missed), distance [N] in units of the length of the direction
             (-1: missed), outward normal [N, 3].
         """
+        part, distance, normal = self._cast_solids(origin, directions)
+        for turned in self._revolutions:
+            other_distance, other_normal = turned.cast(origin, directions, normals=normals)
+            nearer = (other_distance < distance) | ((distance < 0) & np.isfinite(other_distance))
+            part[nearer] = turned.index
+            distance[nearer] = other_distance[nearer]
+            if normals:
+                normal[nearer] = other_normal[nearer]
+        return part, distance, normal
+
+    def _cast_solids(
+        self, origin: npt.NDArray[np.float64], directions: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The same for what MuJoCo knows: primitives and meshes."""
         num = len(directions)
-        part = np.empty(num, np.int32)
-        distance = np.empty(num)
-        normal = np.empty(num * 3)
-        if num:
+        geom = np.full(num, -1, np.int32)
+        distance = np.full(num, -1.0)
+        normal = np.zeros(num * 3)
+        if num and len(self._solids):
             self._multi_ray(
                 self._model,
                 self._data,
@@ -72,13 +100,14 @@ class RayShape:
                 None,
                 True,
                 -1,
-                part,
+                geom,
                 distance,
                 normal,
                 num,
                 _FAR_M,
             )
-        return part, distance, normal.reshape(-1, 3)
+            geom = np.where(geom < 0, np.int32(-1), self._solids[geom])
+        return geom, distance, normal.reshape(-1, 3)
 
     def _bounding_corners(self) -> npt.NDArray[np.float64]:
         signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
@@ -87,8 +116,42 @@ class RayShape:
             box = self._model.geom_aabb[geom]
             rotation = self._data.geom_xmat[geom].reshape(3, 3)
             points.append((box[:3] + signs * box[3:]) @ rotation.T + self._data.geom_xpos[geom])
+        points += [turned.corners for turned in self._revolutions]
         low, high = np.concatenate(points).min(axis=0), np.concatenate(points).max(axis=0)
         return np.asarray((low + high) / 2 + signs * (high - low) / 2)
+
+
+class _Turned:
+    """A surface of revolution at its place in a shape."""
+
+    def __init__(self, index: int, part: Part) -> None:
+        self.index = index
+        self._surface = Revolution(part.profile)
+        self._position = np.asarray(part.position, float)
+        self._rotation = _fixed_axis_rotation(part.euler_deg)
+        radius, (low, high) = self._surface.radius, self._surface.z_range
+        box = [(x, y, z) for x in (-radius, radius) for y in (-radius, radius) for z in (low, high)]
+        self.corners = np.array(box) @ self._rotation.T + self._position
+
+    def cast(
+        self,
+        origin: npt.NDArray[np.float64],
+        directions: npt.NDArray[np.float64],
+        *,
+        normals: bool,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        to_part = self._rotation.T
+        local = to_part @ np.asarray(directions, float).T
+        start = to_part @ (origin - self._position)
+        distance, normal = self._surface.cast(start, local, normals=normals)
+        return distance, (self._rotation @ normal).T if normals else normal.T
+
+
+def _fixed_axis_rotation(euler_deg: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+    x, y, z = np.radians(euler_deg)
+    about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
+    about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    return np.asarray(rotation_z(float(np.degrees(z))) @ about_y @ about_x)
 
 
 def _add_part(spec: Any, body: Any, index: int, part: Part) -> None:
