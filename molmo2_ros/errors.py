@@ -2,7 +2,7 @@
 
 
 class Molmo2Error(Exception):
-    """Root of everything that this package raises on bad input; a node turns it into a diagnostic."""
+    """Root of all that this package raises on bad input; a node turns it into a diagnostic."""
 
 
 class ImageError(Molmo2Error):
