@@ -131,8 +131,10 @@ class _Carried:
         if found is not None:
             places = np.array([(finding.u, finding.v) for finding in found]).reshape(-1, 2)
             self._shown, self._patches = found, seed(grey, grey.to_grey(places))
-        elif self._before is not None:
+        elif self._before is not None and self._before.grey.shape == grey.grey.shape:
             self._patches = carry(self._patches, self._before, grey)
+        else:
+            self._shown, self._patches = [], no_patches()
         self._before = grey
         places = grey.to_camera(self._patches.points_N2)
         inside = ((places >= 0) & (places <= (grey.width - 1, grey.height - 1))).all(axis=1)

@@ -53,7 +53,8 @@ def as_table(result: Result) -> str:
     elif result.query.kind is QueryKind.COUNT:
         blocks.append(_counts(result))
     elif not result.findings:
-        blocks.append("There are none.")
+        none = all(answer.none for answer in result.answers)
+        blocks.append("There are none." if none else "No point was found.")
     notes = [
         f"note: {_when(result, answer)}{problem}"
         for answer in result.answers

@@ -21,6 +21,8 @@ JUMP = (25.0, 75.0)  # grey levels: brighter or darker by the first is fine, by 
 
 def sample_template(grey: npt.NDArray[np.uint8], points_N2: F64, turn_N: Complex) -> F32:
     """The picture round each point, turned and scaled with it, float32 [N, P, P]."""
+    if not len(points_N2):
+        return np.zeros((0, TEMPLATE_SIDE, TEMPLATE_SIDE), np.float32)
     line = (np.arange(TEMPLATE_SIDE) - TEMPLATE_SIDE // 2) * TEMPLATE_STEP_PX
     offsets_PP = line[None, :] + 1j * line[:, None]
     centres_N = points_N2[:, 0] + 1j * points_N2[:, 1]

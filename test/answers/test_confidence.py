@@ -1,3 +1,5 @@
+"""How sure the model was of a point, from its digits."""
+
 import pytest
 
 from molmo2_ros.answers.confidence import WrittenToken, point_confidence

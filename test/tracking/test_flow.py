@@ -138,4 +138,5 @@ def test_nothing_is_carried_as_nothing(make_stream, pan):
     stream = make_stream(pan())
     first, second = (GreyFrame.of(stream.frame(index)) for index in range(2))
     assert len(carry(no_patches(), first, second)) == 0
+    assert len(carry(seed(first, np.zeros((0, 2))), first, second)) == 0
     assert len(Patches.joined(no_patches(), seed(first, POINTS)).take([2, 5])) == 2

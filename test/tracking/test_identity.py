@@ -1,3 +1,5 @@
+"""Which answered point is which carried target, in hand-worked cases."""
+
 import numpy as np
 import pytest
 

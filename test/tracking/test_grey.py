@@ -1,0 +1,74 @@
+"""Frames as optical flow reads them, and the seconds of them that are kept."""
+
+import cv2
+import numpy as np
+import pytest
+
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.tracking.grey import GreyBuffer, GreyFrame
+
+SECOND = 1_000_000_000
+
+
+def make_grey(index=0, height=48, width=64, value=100):
+    image = np.full((height, width, 3), value, np.uint8)
+    return GreyFrame.of(Frame(image=image, stamp_ns=index * SECOND // 10))
+
+
+@pytest.mark.parametrize(
+    ("width", "divisor"), [(640, 1), (960, 1), (961, 2), (1280, 2), (1920, 2), (3840, 4)]
+)
+def test_wide_images_are_shrunk_by_a_whole_number(width, divisor):
+    grey = make_grey(height=40, width=width)
+    assert grey.divisor == divisor
+    assert grey.grey.shape == (40 // divisor, width // divisor)
+
+
+def test_pixels_of_both_sizes_name_the_same_place():
+    image = np.zeros((720, 1280, 3), np.uint8)
+    image[400:404, 600:604] = 255  # its middle is (601.5, 401.5)
+    grey = GreyFrame.of(Frame(image=image, stamp_ns=0))
+    ys, xs = np.nonzero(grey.grey)
+    middle = np.array([xs.mean(), ys.mean()])
+    assert grey.to_camera(middle) == pytest.approx([601.5, 401.5])
+    assert grey.to_grey(np.array([601.5, 401.5])) == pytest.approx(middle)
+
+
+def test_a_step_of_exposure_is_taken_back():
+    rng = np.random.default_rng(0)
+    image = rng.integers(40, 150, (240, 320, 3)).astype(np.uint8)
+    bright = cv2.convertScaleAbs(image, alpha=1.4)
+    # A third of the picture is new: the median over the thumbnail is not swayed.
+    bright[:, :100] = 255
+    before, after = (GreyFrame.of(Frame(image=i, stamp_ns=0)) for i in (image, bright))
+    restored = after.exposed_as(before)[:, 110:].astype(int)
+    assert np.abs(restored - before.grey[:, 110:]).mean() < 2
+
+
+def test_equal_exposure_costs_nothing():
+    before, after = make_grey(value=100), make_grey(value=100)
+    assert after.exposed_as(before) is after.grey
+
+
+def test_old_frames_go_by_time_and_number():
+    buffer = GreyBuffer(duration_s=1.0, max_frames=100)
+    for index in range(30):
+        assert buffer.push(make_grey(index))
+    assert len(buffer) == 11
+    assert next(iter(buffer)).stamp_ns == round(1.9 * SECOND)
+    short = GreyBuffer(duration_s=100.0, max_frames=3)
+    for index in range(5):
+        short.push(make_grey(index))
+    assert [frame.stamp_ns * 10 // SECOND for frame in short] == [2, 3, 4]
+    assert short.newest.stamp_ns == round(0.4 * SECOND)
+
+
+def test_a_stream_that_begins_anew_empties_the_buffer():
+    buffer = GreyBuffer()
+    assert buffer.newest is None
+    assert buffer.push(make_grey(5))
+    assert buffer.push(make_grey(6))
+    assert not buffer.push(make_grey(2))
+    assert len(buffer) == 1
+    assert not buffer.push(make_grey(3, height=96, width=128))
+    assert len(buffer) == 1
