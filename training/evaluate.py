@@ -259,7 +259,10 @@ def report(tally: Tally) -> dict[str, dict[str, float]]:
         *tally.scores.get("absent_hard", []),
     ]
     figures = {name: round(tally.mean(name), 4) for name in FIGURES if tally.scores.get(name)}
-    low, high, cases, finer = {}, {}, {}, {}
+    low: dict[str, float] = {}
+    high: dict[str, float] = {}
+    cases: dict[str, float] = {}
+    finer: dict[str, float] = {}
     for name in figures:
         interval = bootstrap_interval(tally.scores[name])
         low[name], high[name] = (round(v, 4) for v in interval)

@@ -104,7 +104,7 @@ class ExampleStream:
         stamps = GRID_S * np.arange(num_frames)
         if self.rng.random() < self._config.stamp_jitter_share:
             stamps[1:] += self.rng.integers(-1, 2, num_frames - 1) / 10
-        if self.rng.random() < self._config.newest_between_share:
+        if num_frames > 1 and self.rng.random() < self._config.newest_between_share:
             stamps[-1] = stamps[-2] + self.rng.integers(1, 6) / 10
         return tuple(round(float(s), 1) for s in stamps)
 

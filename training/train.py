@@ -107,7 +107,7 @@ class Trainer:
 
     def _images_step(self, stage: StageConfig) -> dict[str, float]:
         loss, _, seen = self._dense([self.stream.still() for _ in range(stage.images)])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return seen
 
     def _stills_step(self, stage: StageConfig) -> dict[str, float]:
@@ -115,7 +115,7 @@ class Trainer:
         dense, features, seen = self._dense(examples)
         text = self.reader.loss(self._write(examples), features, self.heads)
         loss = text.text + self.config.look_weight * text.looks + self.config.dense_weight * dense
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         seen |= {
             "still_text": text.text.item(),
             "still_token": text.token_accuracy,
@@ -139,7 +139,7 @@ class Trainer:
             + self.config.look_weight * text.looks
             + self.config.frame_weight * text.frames
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return {
             "clip_text": text.text.item(),
             "clip_token": text.token_accuracy,

@@ -69,10 +69,10 @@ class TreeWriter:
     def __init__(self, tokenizer: Tokenizer, token_grid: int) -> None:
         self._tokenizer = tokenizer
         self._token_grid = token_grid
-        self._bos = tokenizer.token_to_id("<|im_end|>")
-        self._patch = tokenizer.token_to_id("<im_patch>")
+        self._bos = self._token_id("<|im_end|>")
+        self._patch = self._token_id("<im_patch>")
         frame_tokens = ("<frame_start>", "<frame_end>", "<im_patch>")
-        self._visual_ids = {tokenizer.token_to_id(token) for token in frame_tokens}
+        self._visual_ids = {self._token_id(token) for token in frame_tokens}
 
     def prefix(self, stamps_s: Sequence[float]) -> list[int]:
         """BOS and the clip: `0.0 <frame_start>...<frame_end> 0.5 <frame_start>...`."""
@@ -160,6 +160,12 @@ class TreeWriter:
         column = min(int(target.x * side), side - 1)
         row = min(int(target.y * side), side - 1)
         return row * side + column
+
+    def _token_id(self, token: str) -> int:
+        token_id = self._tokenizer.token_to_id(token)
+        if token_id is None:
+            raise ValueError(f"the tokenizer has no {token!r}; train_nano_tokenizer makes one")
+        return int(token_id)
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
