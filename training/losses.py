@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import Molmo2ForConditionalGeneration
 
 from molmo2_ros.simulation.objects import CATEGORIES, COLOUR_NAMES
 from molmo2_ros.training.model import ModelConfig
 from molmo2_ros.training.scenes import GONE, SEEN, Sightings
 from molmo2_ros.training.trees import IGNORED, Look, TreeBatch
+
+if TYPE_CHECKING:
+    from transformers import Molmo2ForConditionalGeneration
 
 NUM_CLASSES = len(CATEGORIES) + 1  # background first
 NUM_COLOURS = len(COLOUR_NAMES)
