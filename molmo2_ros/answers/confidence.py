@@ -1,10 +1,12 @@
 """How sure the model was of a point: from the probabilities of the digits that place it.
 
-A point's confidence is the MINIMUM over the tokens that write the hundreds and tens of its x and y.
-The product would call a point less sure merely because a tokenizer spends six tokens on it rather
-than two, and would mix in digits that do not matter; the weakest digit decides whether the point
-stands on the object. The last digit is left out: it moves the point by less than a hundredth of the
-frame, and neighbouring values share its probability however sure the model is of the place.
+A point's confidence is the MINIMUM over the tokens that write the first digit of its x and of its
+y. That digit says in which tenth of the frame the point lies; where it is unsure, the model wavers
+between objects. The later digits only say where on the object it lies: their neighbours share
+probability however sure the model is of the object, and with them in it the figure tells right from
+wrong no better than chance (docs/journal.md). The product would call a point less sure merely
+because a tokenizer spends two tokens on it rather than one. A point near the border between two
+tenths is called less sure than it is.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class WrittenToken:
 
 
 def point_confidence(point: ParsedPoint, tokens: Sequence[WrittenToken]) -> float | None:
-    """The least probability among the tokens that place a point.
+    """The least probability among the tokens that write a point's first digits.
 
     Args:
         point: with the spans of its digits in the text.
@@ -34,7 +36,7 @@ def point_confidence(point: ParsedPoint, tokens: Sequence[WrittenToken]) -> floa
     Returns:
         0..1, or None if no token covers the digits.
     """
-    places = [(start, end - 1) for start, end in (point.x_span, point.y_span)]
+    places = [(start, start + 1) for start, _ in (point.x_span, point.y_span)]
     found = [
         token.probability
         for token in tokens
