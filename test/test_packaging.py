@@ -10,7 +10,10 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 from pathlib import Path
 
+import cv2
 import pytest
+
+from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("molmo2", "camera_node", "grounding_node")
@@ -225,3 +228,13 @@ def test_make_demo_hands_source_and_question_on(given, told, tmp_path):
     arguments = recipe.split("python -m molmo2_ros.ros.demo")[1].replace("\\\n", " ")
     name, value = given.split("=", 1)
     assert run("bash", "-c", f"echo {arguments}", cwd=tmp_path, **{name: value}).strip() == told
+
+
+def test_python_example_of_readme_runs(tmp_path):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[1]
+    table = TableSource(seed=1)
+    cv2.imwrite(str(tmp_path / "table.png"), table.read().image[:, :, ::-1])
+    said = run(
+        sys.executable, "-c", f"{code}\nprint(answer.text)", cwd=tmp_path, PYTHONPATH=str(ROOT)
+    )
+    assert said.strip()
