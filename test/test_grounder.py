@@ -16,6 +16,7 @@ from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import generate, prefill
 from molmo2_ros.runtime.engine import load_engine
 from molmo2_ros.runtime.features import FeatureCache
+from molmo2_ros.runtime.golden import Golden
 
 SECOND = 1_000_000_000
 
@@ -114,40 +115,26 @@ def test_a_cancelled_answer_ends_with_what_there_is(grounder):
     assert "cancelled before its end" in answer.problems
 
 
-def test_points_are_handed_on_while_the_model_writes(engine):
-    """The engine's own weights may be silent; this one is made to say what is to be read."""
-    text = '<points coords="0.0 1 250 500 2 340 100;0.5 3 700 800">mugs</points>'
-    grounder = Grounder(Recited(engine, text))
-    partial = []
-    answer = grounder.answer(
-        make_clip(), parse_query("Point to all mugs"), on_partial=partial.append
+def test_points_are_handed_on_while_the_model_writes(engine, grounder):
+    golden = Golden.load(engine.folder / engine.manifest.golden.file)
+    clip = Clip(
+        tuple(
+            Frame(image=image.copy(), stamp_ns=round(time_s * SECOND))
+            for image, time_s in zip(golden.frames, golden.times_s, strict=True)
+        )
     )
-    assert [len(so_far.points) for so_far in partial] == [1, 2, 3]
-    assert all(so_far.partial and not so_far.truncated for so_far in partial)
-    assert [p.object_id for p in answer.points] == [1, 2, 3]
+    partial = []
+    answer = grounder.answer(clip, parse_query(golden.question), on_partial=partial.append)
+    assert answer.text == PromptTokenizer(engine.folder).decode(golden.tokens)
+    assert answer.points
+    assert [len(so_far.points) for so_far in partial] == list(range(1, len(answer.points) + 1))
+    for so_far in partial:
+        assert so_far.partial
+        assert not so_far.truncated
+        assert answer.points[: len(so_far.points)] == so_far.points
+        assert answer.text.startswith(so_far.text)
     assert not answer.partial
-    assert answer.label == "mugs"
-    assert all(point.confidence > 0.9 for point in answer.points)
-    for earlier, later in zip(partial, [*partial[1:], answer], strict=True):
-        assert later.points[: len(earlier.points)] == earlier.points
-
-
-class Recited(Taught):
-    """An engine that reads truly but says a given text, whatever it is asked."""
-
-    def __init__(self, engine, text):
-        super().__init__(engine)
-        self._ids = PromptTokenizer(engine.folder).encode_text(text)
-        self._eos = min(engine.manifest.tokens.eos_ids)
-
-    def forward(self, ids_BS, positions_BS, bias_B1ST, kv, **options):
-        logits, after = self._engine.forward(ids_BS, positions_BS, bias_B1ST, kv, **options)
-        if "visual_BSD" in options:
-            self._said = iter([*self._ids, self._eos])
-            return logits, after
-        said = np.full_like(logits, -20.0)
-        said[..., next(self._said)] = 20.0
-        return said, after
+    assert all(0 < point.confidence <= 1 for point in answer.points)
 
 
 @pytest.mark.parametrize(
@@ -207,16 +194,6 @@ def test_crops_read_the_newest_frame_as_an_image(engine):
     assert single.text == second.text
 
 
-def test_points_on_several_images_name_their_image(engine):
-    text = '<points coords="1 1 250 500;2 2 340 110">mugs</points>'
-    grounder = Grounder(Recited(engine, text))
-    grounder.engine.manifest = replace(engine.manifest, skills=("point", "crops", "images"))
-    answer = grounder.answer_images(
-        [make_frame(0), make_frame(0, seed=1)], parse_query("Point to all mugs")
-    )
-    assert [point.image_index for point in answer.points] == [1, 2]
-
-
 def test_a_live_camera_is_sampled_by_the_kind_of_question(engine):
     facts = replace(
         engine.manifest.sampling, point_fps=2.0, track_fps=4.0, max_frames=9, max_clip_s=2.0
@@ -235,7 +212,7 @@ def test_a_live_camera_is_sampled_by_the_kind_of_question(engine):
     assert len(grounder.clip_for(buffer, question)) == 5  # 4.0 to 6.0 s at 2 fps
 
 
-def test_two_questions_of_one_clip_that_are_too_long_are_refused(engine):
+def test_a_clip_that_is_longer_than_the_model_can_read_is_refused(engine):
     text = replace(engine.manifest.text, max_positions=60)
     grounder = Grounder(Taught(engine, text=text))
     with pytest.raises(QueryError, match="ask about fewer frames"):

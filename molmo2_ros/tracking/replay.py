@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molmo2_ros.tracking.flow import Patches, carry, seed
+from molmo2_ros.tracking.flow import Patches, carry, no_patches, seed
 from molmo2_ros.tracking.grey import GreyFrame
 
 TOLERANCE_NS = 60_000_000  # between a point's stamp and the buffered frame that stands for it
@@ -22,7 +22,7 @@ class Start:
     v: float
 
 
-def replay(starts: Sequence[Start], frames: Sequence[GreyFrame]) -> dict[int, Patches]:
+def replay(starts: Sequence[Start], frames: Sequence[GreyFrame]) -> tuple[list[int], Patches]:
     """Carry each point from its own frame to the newest, all in one pass.
 
     Args:
@@ -30,8 +30,8 @@ def replay(starts: Sequence[Start], frames: Sequence[GreyFrame]) -> dict[int, Pa
         frames: in time order.
 
     Returns:
-        patches of one point each on the newest frame, by index into `starts`; a point whose frame
-        is not among `frames` is left out.
+        indices into `starts`, and their patches on the newest frame in the same order; a point
+        whose frame is not among `frames` is left out.
     """
     waiting: dict[int, list[int]] = {}
     for index, start in enumerate(starts):
@@ -43,17 +43,14 @@ def replay(starts: Sequence[Start], frames: Sequence[GreyFrame]) -> dict[int, Pa
         if nearest is None or abs(frames[nearest].stamp_ns - start.stamp_ns) > TOLERANCE_NS:
             continue
         waiting.setdefault(nearest, []).append(index)
-    carried: Patches | None = None
     order: list[int] = []
+    patches = no_patches()
     for place in range(min(waiting, default=len(frames)), len(frames)):
         frame = frames[place]
-        if carried is not None:
-            carried = carry(carried, frames[place - 1], frame)
+        if order:
+            patches = carry(patches, frames[place - 1], frame)
         if place in waiting:
             points = np.array([(starts[index].u, starts[index].v) for index in waiting[place]])
-            fresh = seed(frame, frame.to_grey(points))
-            carried = fresh if carried is None else Patches.joined(carried, fresh)
+            patches = Patches.joined(patches, seed(frame, frame.to_grey(points)))
             order += waiting[place]
-    if carried is None:
-        return {}
-    return {index: carried.take([row]) for row, index in enumerate(order)}
+    return order, patches

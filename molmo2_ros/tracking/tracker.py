@@ -111,10 +111,11 @@ class Tracker:
                 # What is known from a newer frame already is not overruled by an older one.
                 if entry.object_id in shown and entry.last_ns > track.confirmed_ns
             ]
-        carried = replay([_start(entry) for _, entry in pairs], frames)
+        order, patches = replay([_start(entry) for _, entry in pairs], frames)
         with self._lock:
-            for index, patch in self._catch_up(carried, frames[-1]).items():
-                self._confirm(*pairs[index], patch)
+            caught_up = self._catch_up(patches, frames[-1])
+            if caught_up is not None:
+                self._confirm([pairs[index] for index in order], caught_up)
             if not (answer.partial or answer.truncated):
                 self._count_misses(
                     query_id,
@@ -203,14 +204,14 @@ class Tracker:
         self._patches = self._patches.take(rows)
         self._tracks = [self._tracks[row] for row in rows]
 
-    def _catch_up(self, carried: dict[int, Patches], replayed_to: GreyFrame) -> dict[int, Patches]:
-        """Carry on over frames that came while the answer was replayed."""
+    def _catch_up(self, patches: Patches, replayed_to: GreyFrame) -> Patches | None:
+        """Carry on over frames that came meanwhile; None if the stream began anew."""
         frames = [frame for frame in self._buffer if frame.stamp_ns >= replayed_to.stamp_ns]
         if not frames or frames[0] is not replayed_to:
-            return {}  # the stream began anew meanwhile
+            return None
         for before, after in zip(frames, frames[1:], strict=False):
-            carried = {index: carry(patch, before, after) for index, patch in carried.items()}
-        return carried
+            patches = carry(patches, before, after)
+        return patches
 
     def _identify(
         self, objects: Sequence[AnsweredObject], query_id: int, answer: Answer
@@ -247,16 +248,18 @@ class Tracker:
             tracks.append(track)
         return tracks
 
-    def _confirm(self, track: _Track, entry: AnsweredObject, patch: Patches) -> None:
-        """Put a track where the model saw it, carried to now."""
-        confidence = entry.points[entry.last_ns].confidence
-        track.confidence = math.nan if confidence is None else confidence
-        track.confirmed_ns = entry.last_ns
-        track.low_since_ns = None
-        self._lost = [other for other in self._lost if other is not track]
-        self._keep([row for row, other in enumerate(self._tracks) if other is not track])
-        self._tracks.append(track)
-        self._patches = Patches.joined(self._patches, patch)
+    def _confirm(self, pairs: Sequence[tuple[_Track, AnsweredObject]], patches: Patches) -> None:
+        """Put tracks where the model saw them, carried to now."""
+        confirmed = [track for track, _ in pairs]
+        for track, entry in pairs:
+            confidence = entry.points[entry.last_ns].confidence
+            track.confidence = math.nan if confidence is None else confidence
+            track.confirmed_ns = entry.last_ns
+            track.low_since_ns = None
+        self._lost = [track for track in self._lost if track not in confirmed]
+        self._keep([row for row, track in enumerate(self._tracks) if track not in confirmed])
+        self._tracks += confirmed
+        self._patches = Patches.joined(self._patches, patches)
 
     def _count_misses(self, query_id: int, shown: Sequence[_Track]) -> None:
         for track in self._tracks:

@@ -17,10 +17,11 @@ def test_points_of_different_frames_arrive_together(make_stream, pan):
         Start(stamp_ns=frames[0].stamp_ns, u=250.0, v=240.0),
         Start(stamp_ns=frames[8].stamp_ns, u=200.0, v=100.0),
     ]
-    carried = replay(starts, frames)
+    order, patches = replay(starts, frames)
+    assert sorted(order) == [0, 1, 2]
     now_s = frames[-1].stamp_ns / SECOND
-    for index, start in enumerate(starts):
-        (place,) = carried[index].points_N2
+    for index, place in zip(order, patches.points_N2, strict=True):
+        start = starts[index]
         (truth,) = stream.moved((start.u, start.v), start.stamp_ns / SECOND, now_s)
         assert np.linalg.norm(place - truth) < 0.5
 
@@ -33,12 +34,14 @@ def test_a_point_whose_frame_is_not_buffered_is_left_out(make_stream, pan):
         # 30 ms from the first frame: that one stands for it.
         Start(stamp_ns=frames[0].stamp_ns - 30_000_000, u=300.0, v=200.0),
     ]
-    carried = replay(starts, frames)
-    assert list(carried) == [1]
-    assert carried[1].points_N2[0] == pytest.approx([300, 200], abs=0.2)
+    order, patches = replay(starts, frames)
+    assert order == [1]
+    assert patches.points_N2[0] == pytest.approx([300, 200], abs=0.2)
 
 
 def test_nothing_to_carry_gives_nothing(make_stream, pan):
     frames = [GreyFrame.of(make_stream(pan()).frame(0))]
-    assert replay([], frames) == {}
-    assert replay([Start(stamp_ns=0, u=1.0, v=1.0)], []) == {}
+    for starts, seen in (([], frames), ([Start(stamp_ns=0, u=1.0, v=1.0)], [])):
+        order, patches = replay(starts, seen)
+        assert order == []
+        assert len(patches) == 0
