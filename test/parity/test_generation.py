@@ -28,10 +28,11 @@ from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import generate, prefill
 from molmo2_ros.runtime.engine import NANO, load_engine
 from molmo2_ros.runtime.features import FeatureCache
+from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden
 from molmo2_ros.training.model import save_checkpoint
 from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
 
-TOLERANCE = 1e-4  # absolute, on features and logits
+TOLERANCE = 1e-4  # on features and logits of about 1
 NUM_TOKENS = 24
 QUESTION = "Track the red mug."
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -256,8 +257,18 @@ def model_inputs(theirs):
     return {name: value for name, value in theirs.items() if name != "video_metadata"}
 
 
+def assert_close(ours, theirs):
+    """Equal but for float32's rounding in another order.
+
+    Trained weights amplify it: on the nano's golden clip, features of up to 8.2 lie 8e-5 from those
+    of float64 in transformers and in ours alike, and 1.6e-4 from each other.
+    """
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE + 3e-5 * np.abs(theirs).max())
+
+
 CASES = {
     # model, what it sees, height and width of each picture
+    "nano, its golden clip": ("nano", "golden", []),
     "nano, 8 frames": ("nano", "clip", [(240, 320)] * 8),
     "nano, 1 frame": ("nano", "clip", [(480, 640)]),
     "nano, crops": ("nano", "images", [(240, 320)]),
@@ -277,6 +288,10 @@ def case(request):
     model, kind, sizes = request.param
     pair = request.getfixturevalue(model)
     pictures = [picture(height, width, seed) for seed, (height, width) in enumerate(sizes)]
+    if kind == "golden":
+        golden = Golden.load(NANO / GOLDEN_FILE)
+        asked = (pair, list(golden.frames), golden.question)
+        return pair, *our_clip(*asked), their_clip(*asked)
     if kind == "clip":
         return pair, *our_clip(pair, pictures), their_clip(pair, pictures)
     return pair, *our_images(pair, pictures), their_images(pair, pictures)
@@ -284,14 +299,12 @@ def case(request):
 
 def test_features_equal(case):
     pair, ours, _, theirs = case
-    np.testing.assert_allclose(ours.features, their_features(pair, theirs), rtol=0, atol=TOLERANCE)
+    assert_close(ours.features, their_features(pair, theirs))
 
 
 def test_prefill_logits_equal_at_every_token(case):
     pair, ours, suffix, theirs = case
-    np.testing.assert_allclose(
-        ours.logits(suffix), their_logits(pair, theirs), rtol=0, atol=TOLERANCE
-    )
+    assert_close(ours.logits(suffix), their_logits(pair, theirs))
 
 
 def test_greedy_tokens_equal(case):
