@@ -157,3 +157,9 @@ def test_nothing_asks_for_work_that_is_not_done():
     words = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b|NotImplemented" r"Error")
     found = [path for path in python_files() if words.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_no_test_can_be_left_out_silently():
+    words = re.compile(r"\b(importor" r"skip|skip(if)?\(|mark\.sk" r"ip|xf" r"ail)")
+    tests = [path for path in python_files() if "test" in path.relative_to(ROOT).parts]
+    assert [path for path in tests if words.search(path.read_text(encoding="utf-8"))] == []
