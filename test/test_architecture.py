@@ -113,7 +113,7 @@ def test_no_file_has_a_name_that_says_nothing():
 
 def test_every_module_says_what_it_is_for():
     modules = [path for path in python_files() if "test" not in path.relative_to(ROOT).parts]
-    assert [path for path in modules if not path.read_text("utf-8").startswith('"""')] == []
+    assert [path for path in modules if not re.match('r?"""', path.read_text("utf-8"))] == []
 
 
 def test_test_folder_has_no_packages():
@@ -160,6 +160,6 @@ def test_nothing_asks_for_work_that_is_not_done():
 
 
 def test_no_test_can_be_left_out_silently():
-    words = re.compile(r"\b(importor" r"skip|skip(if)?\(|mark\.sk" r"ip|xf" r"ail)")
+    words = re.compile(r"\b(importor" r"skip|sk" r"ip(if)?\(|mark\.sk" r"ip|xf" r"ail)")
     tests = [path for path in python_files() if "test" in path.relative_to(ROOT).parts]
     assert [path for path in tests if words.search(path.read_text(encoding="utf-8"))] == []
