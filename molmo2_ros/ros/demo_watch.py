@@ -124,10 +124,18 @@ class Watcher:
         if answer["none"] and not told:
             told.append("none")
         if not told:
+            told = [_answered_text(track) for track in answer["tracks"][:_MOST_TARGETS_TOLD]]
+        if not told:
             told.append(_one_line(answer["text"]) or "no answer")
         told += [f"[{problem}]" for problem in answer["problems"]]
         since_s = time.monotonic() - self._begun
         return f"{since_s:6.1f} s  {query['kind']:<5}  {query['words']:<16}  {'; '.join(told)}"
+
+
+def _answered_text(track: dict[str, Any]) -> str:
+    """A track that is not carried any more: where it was last answered."""
+    last = track["points"][-1]
+    return f"#{track['track_id']} was at ({last['u']:.0f}, {last['v']:.0f}) px"
 
 
 def _one_line(text: str) -> str:

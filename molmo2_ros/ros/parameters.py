@@ -145,6 +145,15 @@ class GroundingParameters:
     overlay: bool = setting(
         True, "Draw ~/overlay/compressed while somebody subscribes to it.", live=True
     )
+    overlay_width: int = setting(
+        640,
+        "Smaller images are enlarged for the overlay, by the first whole factor that reaches this "
+        "width, so that names stay legible.",
+        unit="px",
+        minimum=0,
+        maximum=4096,
+        live=True,
+    )
     overlay_quality: int = setting(
         80, "JPEG quality of the overlay.", minimum=10, maximum=100, live=True
     )

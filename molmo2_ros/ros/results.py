@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import cv2
+import numpy as np
 from geometry_msgs.msg import PointStamped
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage, PointCloud2
@@ -79,12 +82,30 @@ class Results:
         if self._vision_msgs is not None:
             self._publish_detections(targets, at, self._vision_msgs)
         if parameters.overlay and self._overlay.get_subscription_count():
-            self._trails.add(targets, frame.stamp_ns)
-            with self._lock:  # guards _captions
-                caption = "   ".join(text for _, text in sorted(self._captions.items()) if text)
-            picture = overlay.draw(frame.image, targets, trails=self._trails.lines, caption=caption)
-            quality = parameters.overlay_quality
-            self._overlay.publish(images.jpeg_message(picture, *at, quality))
+            self._publish_overlay(frame, targets, parameters)
+
+    def _publish_overlay(
+        self, frame: Frame, targets: Sequence[Target], parameters: GroundingParameters
+    ) -> None:
+        factor = max(1, -(-parameters.overlay_width // frame.width))
+        image = frame.image
+        if factor > 1:
+            size = (factor * frame.width, factor * frame.height)
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+            targets = [
+                replace(
+                    target,
+                    u=(target.u + 0.5) * factor - 0.5,
+                    v=(target.v + 0.5) * factor - 0.5,
+                )
+                for target in targets
+            ]
+        self._trails.add(targets, frame.stamp_ns)
+        with self._lock:  # guards _captions
+            caption = "   ".join(text for _, text in sorted(self._captions.items()) if text)
+        picture = overlay.draw(image, targets, trails=self._trails.lines, caption=caption)
+        quality = parameters.overlay_quality
+        self._overlay.publish(images.jpeg_message(picture, frame.stamp_ns, frame.frame_id, quality))
 
     def _publish_detections(
         self, targets: Sequence[Target], at: tuple[int, str], vision_msgs: Any

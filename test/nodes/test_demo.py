@@ -41,8 +41,8 @@ def test_the_table_is_asked_filmed_and_counted(tmp_path):
     for words in ("point  the red mug", "count  mugs", "track  the lemon"):
         assert words in printed
     film = cv2.VideoCapture(str(tmp_path / "demo.mp4"))
-    assert film.read()[1].shape == (240, 320, 3)
-    assert cv2.imread(str(tmp_path / "demo.png")).shape == (240, 320, 3)
+    assert film.read()[1].shape == (480, 640, 3)
+    assert cv2.imread(str(tmp_path / "demo.png")).shape == (480, 640, 3)
 
 
 def test_a_video_that_is_not_there_ends_it_with_the_reason(tmp_path):

@@ -85,7 +85,8 @@ def test_a_camera_comes_in_and_points_tracks_and_answers_go_out(node_under_test,
     assert ((rows["z"] > 0.3) & (rows["z"] < 1.5)).all()
     assert (rows["age"] >= 0).all()
     assert (rows_of(tracks)["t"] <= 0).all()
-    assert images.rgb_of_compressed(picture).shape == (240, 320, 3)
+    # Twice as large as the image, so that names are legible.
+    assert images.rgb_of_compressed(picture).shape == (480, 640, 3)
 
 
 def test_points_come_for_every_frame_while_a_slow_engine_takes_the_newest(node_under_test, camera):
