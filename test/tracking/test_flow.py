@@ -73,7 +73,7 @@ def test_a_small_object_is_followed_and_not_the_background(make_stream, pan, mak
     assert last.points_N2[0] == pytest.approx([218 + 45, 240], abs=2.0)
 
 
-@pytest.mark.parametrize("speed_px_s", [150, 600])
+@pytest.mark.parametrize("speed_px_s", [60, 150, 600])
 def test_quality_falls_when_something_passes_before_the_point(
     make_stream, pan, speed_px_s, make_texture
 ):
