@@ -36,8 +36,8 @@ from molmo2_ros.runtime.manifest import (
     SamplingFacts,
     TrainingFacts,
     file_entry,
-    read_dataclass,
 )
+from molmo2_ros.runtime.strict_json import read_dataclass
 
 if TYPE_CHECKING:
     from transformers import Molmo2ForConditionalGeneration
@@ -220,7 +220,7 @@ def read_description(path: Path) -> Description:
         content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EngineError(f"{path} cannot be read as JSON ({error})") from error
-    return read_dataclass(Description, content, str(path))
+    return read_dataclass(Description, content, str(path), "correct the description")
 
 
 def main(arguments: list[str] | None = None) -> int:

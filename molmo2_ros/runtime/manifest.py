@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 from molmo2_ros.errors import EngineError
+from molmo2_ros.runtime.strict_json import read_dataclass
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
 SKILLS = ("track", "point", "count", "seed", "crops", "images", "ask", "caption", "subtitles")
 REBUILD = "fetch the folder again, or make it anew with `python -m molmo2_ros.engines.export`"
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +160,7 @@ class Manifest:
                 f"{where} has format {content.get('format')!r}, this version reads format "
                 f"{FORMAT}; export the checkpoint again with this version"
             )
-        manifest = read_dataclass(Manifest, content, where)
+        manifest = read_dataclass(Manifest, content, where, REBUILD)
         missing = {"vision.onnx", "decoder.onnx", "tokenizer.json"} - manifest.files.keys()
         if manifest.golden is not None:
             missing |= {manifest.golden.file} - manifest.files.keys()
@@ -178,6 +176,8 @@ class Manifest:
             raise EngineError(
                 f"{where}: unknown skills {unknown}, known are {list(SKILLS)}; {REBUILD}"
             )
+        for part in (manifest.vision, manifest.text, manifest.sampling):
+            _check_sizes(part, where)
         absent = sorted({manifest.tokens.bos, *manifest.tokens.eos} - manifest.tokens.ids.keys())
         if absent:
             raise EngineError(f"{where}: tokens.ids lacks {absent}; {REBUILD}")
@@ -198,6 +198,24 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(sha256=digest.hexdigest(), bytes=path.stat().st_size)
 
 
+def _check_sizes(part: VisionFacts | TextFacts | SamplingFacts, where: str) -> None:
+    """Refuse numbers that no model has, before arithmetic meets them."""
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        smallest = min(value) if isinstance(value, tuple) else value
+        least = {"overlap_margins": 0, "point_fps": 1e-3, "track_fps": 1e-3, "max_clip_s": 1e-3}
+        wanted = least.get(entry.name, 1)
+        if not isinstance(smallest, bool) and not smallest >= wanted:
+            raise EngineError(
+                f"{where}: {entry.name} is {value}, expected {wanted} at least; {REBUILD}"
+            )
+    if isinstance(part, VisionFacts) and part.image_size % part.patch_size:
+        raise EngineError(
+            f"{where}: image_size {part.image_size} is no multiple of patch_size "
+            f"{part.patch_size}; {REBUILD}"
+        )
+
+
 def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None:
     path = folder / name
     if Path(name).name != name:
@@ -211,55 +229,3 @@ def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None
         raise EngineError(
             f"{path} was altered: its sha256 is not the one in {FILE_NAME}; {REBUILD}"
         )
-
-
-def read_dataclass(kind: type[Part], content: Any, where: str) -> Part:
-    """Build a dataclass from decoded JSON, strictly: no unknown key, no missing one, no other type.
-
-    Raises:
-        EngineError: names the key, what it holds and what was expected.
-    """
-    if not isinstance(content, dict):
-        raise EngineError(f"{where} holds {content!r}, expected an object; {REBUILD}")
-    known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(content.keys() - known.keys())
-    if unknown:
-        raise EngineError(
-            f"{where}: unknown key {', '.join(unknown)}, known are {', '.join(known)}; "
-            "it was made by another version: export the checkpoint again with this one"
-        )
-    required = {
-        name
-        for name, entry in known.items()
-        if entry.default is MISSING and entry.default_factory is MISSING
-    }
-    missing = sorted(required - content.keys())
-    if missing:
-        raise EngineError(f"{where}: key {', '.join(missing)} is missing; {REBUILD}")
-    hints = get_type_hints(kind)
-    return kind(
-        **{name: _value(hints[name], value, f"{where}: {name}") for name, value in content.items()}
-    )
-
-
-def _value(expected: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `expected`."""
-    if expected is Any:
-        return value
-    if is_dataclass(expected):
-        return read_dataclass(expected, value, where)  # type: ignore[arg-type]
-    origin, arguments = get_origin(expected), get_args(expected)
-    if origin is tuple and isinstance(value, list):
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise EngineError(f"{where} is {value!r}, expected {len(arguments)} values; {REBUILD}")
-        return tuple(_value(arguments[0], item, where) for item in value)
-    if origin is Mapping and isinstance(value, dict):
-        return {key: _value(arguments[1], item, f"{where}: {key}") for key, item in value.items()}
-    if NoneType in arguments:
-        return None if value is None else _value(arguments[0], value, where)
-    if expected is float and type(value) is int:
-        return float(value)
-    if type(value) is expected:
-        return value
-    name = getattr(expected, "__name__", str(expected))
-    raise EngineError(f"{where} is {value!r}, expected {name}; {REBUILD}")

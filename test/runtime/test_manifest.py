@@ -1,8 +1,11 @@
 """Manifests: strict reading, and every way in which a folder can be unfit."""
 
 import json
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import NANO
@@ -107,6 +110,10 @@ def set_at(path, value):
         ("vision.patch_size", True, "vision: patch_size is True, expected int"),
         ("vision.video_pooling", 2, "vision: video_pooling is 2, expected tuple"),
         ("vision.video_pooling", [2, 2, 2], r"video_pooling is \[2, 2, 2\], expected 2 values"),
+        ("vision.image_size", 0, "image_size is 0, expected 1 at least"),
+        ("vision.image_size", 15, "image_size 15 is no multiple of patch_size 14"),
+        ("vision.image_pooling", [2, 0], r"image_pooling is \(2, 0\), expected 1 at least"),
+        ("sampling.point_fps", float("nan"), "point_fps is nan, expected 0.001 at least"),
         ("text", 4, "text holds 4, expected an object"),
         ("sampling.point_fps", None, "sampling: point_fps is None, expected float"),
         ("tokens.ids", {}, r"tokens\.ids lacks"),
@@ -132,3 +139,32 @@ def test_missing_key_is_named(engine_folder):
 def test_whole_number_is_read_where_a_fraction_is_expected(engine_folder):
     edit(engine_folder, set_at("sampling.point_fps", 2))
     assert type(Manifest.load(engine_folder).sampling.point_fps) is float
+
+
+def paths(content, prefix=()):
+    """Every place in nested objects."""
+    for key, value in content.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*prefix, key))
+
+
+SHIPPED = json.loads((NANO / FILE_NAME).read_text())
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(list(paths(SHIPPED))), ANY_JSON)
+def test_any_value_anywhere_is_read_or_refused(path, value):
+    content = json.loads(json.dumps(SHIPPED))
+    holder = content
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    with suppress(EngineError):
+        Manifest.parse(content)
