@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
 from molmo2_ros.camera.clip import ClipBuffer
-from molmo2_ros.errors import Molmo2Error, QueryError
+from molmo2_ros.errors import EngineError, Molmo2Error, QueryError
 from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.ros import compat, qos
@@ -22,6 +22,7 @@ from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, diagnostic_array
 from molmo2_ros.ros.frames import FrameAssembler
 from molmo2_ros.ros.grounding_status import grounding_statuses
+from molmo2_ros.ros.images import NS_PER_S
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.process import run_node
@@ -71,7 +72,9 @@ class GroundingNode(LifecycleNode):
         self._subscriptions_of_active: list[Any] = []
         self._take_queries(parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.result_qos())
-        self.create_timer(parameters.diagnostics_period_s, self._publish_diagnostics)
+        self._diagnostics_timer = self.create_timer(
+            parameters.diagnostics_period_s, self._publish_diagnostics
+        )
         self.create_timer(_QUERIES_PERIOD_S, self._publish_queries)
         self.create_subscription(String, "~/query", self._on_query, qos.result_qos())
         self.create_subscription(String, "~/ask", self._on_ask, qos.result_qos())
@@ -178,13 +181,25 @@ class GroundingNode(LifecycleNode):
         self._engine = None
         return super().on_shutdown(state)
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a bug in a transition: end everything, so that configuring begins anew."""
+        self._stop_workers()
+        self._engine = None
+        return TransitionCallbackReturn.SUCCESS
+
     def _stop_workers(self) -> None:
         carrying, self._carrying = self._carrying, None
         answering, self._answering = self._answering, None
         if carrying is not None:
             carrying.stop()
-        if answering is not None:
-            answering.stop()
+        if answering is not None and not answering.stop():
+            self._problems.report(
+                "engine",
+                EngineError(
+                    "the engine did not end its answer in time; it will with its next token, until "
+                    "then the machine is busier than it looks"
+                ),
+            )
 
     def _why_frozen(self) -> str:
         if self._engine is None:
@@ -209,6 +224,8 @@ class GroundingNode(LifecycleNode):
                 self._answering.check(query)
 
     def _on_parameters(self, before: GroundingParameters, after: GroundingParameters) -> None:
+        self._queries.max_queries = after.max_queries
+        self._diagnostics_timer.timer_period_ns = round(after.diagnostics_period_s * NS_PER_S)
         if before.queries != after.queries:
             self._take_queries(after)
             self._publish_queries()

@@ -88,7 +88,9 @@ class GroundingParameters:
         "empty string stands for none.",
         live=True,
     )
-    max_queries: int = setting(16, "Standing queries that may run at once.", minimum=1, maximum=256)
+    max_queries: int = setting(
+        16, "Standing queries that may run at once.", minimum=1, maximum=256, live=True
+    )
     image_transport: str = setting(
         "raw", "Subscribe to `image` or to `image/compressed`.", choices=("raw", "compressed")
     )
@@ -158,7 +160,12 @@ class GroundingParameters:
         80, "JPEG quality of the overlay.", minimum=10, maximum=100, live=True
     )
     diagnostics_period_s: float = setting(
-        1.0, "Time between two messages on /diagnostics.", unit="s", minimum=0.1, maximum=60.0
+        1.0,
+        "Time between two messages on /diagnostics.",
+        unit="s",
+        minimum=0.1,
+        maximum=60.0,
+        live=True,
     )
 
 

@@ -56,7 +56,7 @@ class StandingQueries:
     """
 
     def __init__(self, max_queries: int) -> None:
-        self._max = max_queries
+        self.max_queries = max_queries
         self._lock = threading.Lock()  # guards _standing and _next_id
         self._standing: dict[str, StandingQuery] = {}
         self._next_id = 1
@@ -121,9 +121,9 @@ class StandingQueries:
                 continue
             after[query.name] = StandingQuery(id=next_id, query=query, given_by=given_by)
             next_id += 1
-        if len(after) > self._max:
+        if len(after) > self.max_queries:
             raise QueryError(
-                f"{len(after)} standing queries, expected at most {self._max}; remove one "
+                f"{len(after)} standing queries, expected at most {self.max_queries}; remove one "
                 "(~/query `remove: NAME`) or raise max_queries"
             )
         self._standing, self._next_id = after, next_id

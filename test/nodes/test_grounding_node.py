@@ -235,6 +235,21 @@ def test_bad_images_and_bad_queries_are_told_apart_and_the_node_goes_on(node_und
     assert int(counts["problems_QueryError"]) == len(BAD_QUERIES)
 
 
+def test_live_parameters_act_at_once(node_under_test):
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.start(GroundingNode, queries=["count: mugs"], diagnostics_period_s=60.0)
+
+    assert node_under_test.set_parameter("grounding", "diagnostics_period_s", 0.1).successful
+    node_under_test.wait_for("/diagnostics")
+    assert node_under_test.set_parameter("grounding", "max_queries", 1).successful
+    node_under_test.send("grounding/query", String(data="point: the lemon"))
+
+    node_under_test.wait_for(
+        "/diagnostics",
+        lambda m: "2 standing queries, expected at most 1" in status_of(m, "queries").message,
+    )
+
+
 def test_a_bad_list_of_queries_at_start_is_told_and_the_node_starts(node_under_test, camera):
     node_under_test.listen("/diagnostics", DiagnosticArray)
     node_under_test.start(GroundingNode, queries=["point: the mug", "track: the mug"])
