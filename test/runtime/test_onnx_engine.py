@@ -1,6 +1,7 @@
 """The ONNX engine: caches, branches, features, and graphs that do not load."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -119,6 +120,13 @@ def test_impossible_shapes_are_reported_with_the_shapes(nano):
 @pytest.mark.parametrize("path", [None, "nano", NANO, str(NANO)])
 def test_shipped_engine_is_found_by_its_name(path):
     assert load_engine(path, threads=1).folder == NANO
+
+
+def test_missing_onnxruntime_is_reported_with_the_cure(monkeypatch):
+    monkeypatch.delitem(sys.modules, "molmo2_ros.runtime.onnx_engine")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as where it is not installed
+    with pytest.raises(EngineError, match="install it with `pip install onnxruntime`"):
+        load_engine(NANO)
 
 
 @pytest.mark.parametrize("threads", [0, -1])
