@@ -1,0 +1,159 @@
+"""How fast the nodes are: from a camera's frame to ~/points and ~/answer, and images on their way.
+
+    python benchmarks/nodes.py [--seconds 20] [--json FILE]
+
+Starts camera_node and grounding_node as processes on a ROS domain of their own. Ages are from the
+stamp of the frame to the moment at which the message arrives here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:1] + os.environ.get("PYTHONPATH", "").split())
+os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+import rclpy  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from sensor_msgs.msg import Image, PointCloud2  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+
+from benchmarks.report import publish  # noqa: E402
+from molmo2_ros.ros import qos  # noqa: E402
+from molmo2_ros.ros.demo import TABLE_QUERIES  # noqa: E402
+from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments  # noqa: E402
+from molmo2_ros.ros.images import stamp_ns_of  # noqa: E402
+
+QUIET_S = 120.0  # for the first message of a node that starts
+
+
+def main() -> None:
+    """Measure, print, and write the JSON where a path is given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--json", metavar="FILE")
+    wanted = parser.parse_args()
+    rclpy.init(args=[])
+    with tempfile.TemporaryDirectory() as folder:
+        rows, rates = _answers(Path(folder), wanted.seconds)
+        arrived = _transport(Path(folder), wanted.seconds)
+    rclpy.shutdown()
+    publish(
+        "nodes",
+        rows,
+        packages=("numpy", "opencv-python-headless", "onnxruntime", "ros-rclpy"),
+        settings={"seconds": wanted.seconds, "queries": TABLE_QUERIES, "table": "320x240, 15 Hz"},
+        ratios={},
+        equality={**rates, **arrived},
+        json_path=wanted.json,
+    )
+
+
+def _answers(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    node = Node("bench")
+    ages_ms: dict[str, list[float]] = {"frame to ~/points": [], "frame to ~/answer": []}
+
+    def on_points(message: PointCloud2) -> None:
+        age_ms = (time.time_ns() - stamp_ns_of(message)) / 1e6
+        ages_ms["frame to ~/points"].append(age_ms)
+
+    def on_tracks(message: PointCloud2) -> None:
+        age_ms = (time.time_ns() - stamp_ns_of(message)) / 1e6
+        ages_ms["frame to ~/answer"].append(age_ms)
+
+    node.create_subscription(PointCloud2, "grounding/points", on_points, qos.result_qos())
+    node.create_subscription(PointCloud2, "grounding/tracks", on_tracks, qos.result_qos())
+    node.create_subscription(String, "grounding/answer", lambda _: None, qos.result_qos())
+    processes = [
+        DemoProcess("camera_node", ros_arguments(source="table"), folder),
+        DemoProcess("grounding_node", ros_arguments(queries=list(TABLE_QUERIES)), folder),
+    ]
+    try:
+        _spin(node, 0.0, lambda: len(ages_ms["frame to ~/answer"]) > 3)
+        for ages in ages_ms.values():
+            ages.clear()
+        _spin(node, seconds, lambda: True)
+    finally:
+        for process in processes:
+            process.end()
+        node.destroy_node()
+    rows = [
+        {
+            "case": case,
+            **{
+                name: round(float(np.percentile(ages, share)), 1)
+                for name, share in (("median", 50), ("p90", 90), ("p99", 99))
+            },
+            "n": len(ages),
+            "unit": "ms",
+        }
+        for case, ages in ages_ms.items()
+    ]
+    rates = {
+        f"{case.split()[-1]} a second": f"{len(ages) / seconds:.1f}"
+        for case, ages in ages_ms.items()
+    }
+    return rows, rates
+
+
+def _transport(folder: Path, seconds: float) -> dict[str, str]:
+    """1280x720 rgb8 at 20 Hz, best effort, with and without the shared-memory profile."""
+    film = folder / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 20, (1280, 720))
+    for level in range(20):
+        writer.write(np.full((720, 1280, 3), 10 * level, np.uint8))
+    writer.release()
+    arrived = {}
+    for shared, name in (("1", "with the profile"), ("0", "without")):
+        os.environ["MOLMO2_ROS_SHARED_MEMORY"] = shared
+        stamps: list[int] = []
+        node = Node("bench")
+        node.create_subscription(
+            Image,
+            "image",
+            lambda message, stamps=stamps: stamps.append(stamp_ns_of(message)),
+            qos.image_qos("best_effort"),
+        )
+        camera = DemoProcess(
+            "camera_node", ros_arguments(source=str(film), image_reliability="best_effort"), folder
+        )
+        try:
+            _spin(node, seconds / 2, lambda stamps=stamps: len(stamps) > 0)
+        finally:
+            camera.end()
+            node.destroy_node()
+        sent = round((stamps[-1] - stamps[0]) / 1e9 * 20) + 1 if stamps else 0
+        arrived[f"720p images that arrive {name}"] = f"{len(stamps)} of about {sent}"
+    del os.environ["MOLMO2_ROS_SHARED_MEMORY"]
+    return arrived
+
+
+def _spin(node: Node, seconds: float, begun: Callable[[], bool]) -> None:
+    """Spin until `begun`, and then for some seconds."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    end = time.monotonic() + QUIET_S
+    while not begun():
+        executor.spin_once(timeout_sec=0.1)
+        if time.monotonic() > end:
+            raise SystemExit(f"nothing came in {QUIET_S:.0f} s; look at the nodes by hand")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.1)
+
+
+if __name__ == "__main__":
+    main()
