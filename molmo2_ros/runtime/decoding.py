@@ -108,6 +108,7 @@ def generate(
         for length in lengths_Q
     ]
     answers = [_Answer(limit) for limit in limits_Q]
+    eos_ids = engine.manifest.tokens.eos_ids
     padding_B = lengths_Q.max() - lengths_Q
     rows = list(range(len(suffixes)))  # question of each row of the batch
     kv = engine.select_kv(prefix.kv, [0] * len(rows))
@@ -131,7 +132,7 @@ def generate(
         kept = []
         for index, row in enumerate(rows):
             token, probability = int(chosen_B[index]), float(probabilities_B[index])
-            if token in engine.manifest.tokens.eos_ids:
+            if token in eos_ids:
                 continue
             answers[row].append(token, probability)
             if on_token is not None:
