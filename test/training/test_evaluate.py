@@ -1,0 +1,149 @@
+"""The evaluator on the shipped engine, and its scoring on answers written by hand."""
+
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from molmo2_ros.answers.answer import read_answer
+from molmo2_ros.grounder import Grounder
+from molmo2_ros.runtime.engine import load_engine
+from molmo2_ros.simulation.objects import CATEGORY_NAMES, OWN_COLOUR
+from molmo2_ros.training.evaluate import (
+    Tally,
+    as_clip,
+    as_query,
+    evaluate,
+    is_valid,
+    main,
+    report,
+    score_still,
+    score_track,
+)
+from molmo2_ros.training.scenes import locate, still_question, track_question
+
+LEMON = CATEGORY_NAMES.index("lemon")
+LEFT, RIGHT = (20, 60, 40, 80), (120, 60, 140, 80)  # centres at 0.18 and 0.77 of the width
+HEADLINES = {
+    "pointing_f1",
+    "tracking_f1",
+    "hidden_left_out",
+    "counting_exact",
+    "absent_accuracy",
+    "format_valid",
+}
+
+
+@pytest.fixture
+def track(make_clip, make_thing):
+    """A lemon that is away in the middle frame, and what is asked about it."""
+    clip = make_clip([make_thing("lemon")], [[LEFT], [None], [RIGHT]])
+    sightings = locate(clip)
+    question = track_question(sightings, (0.0, 0.5, 1.0), LEMON, OWN_COLOUR, None)
+    return clip, sightings, question
+
+
+def answered(question, clip, text, **changes):
+    return read_answer(as_query(question, "q"), text, as_clip(clip).frames, **changes)
+
+
+def score(track, coords):
+    clip, sightings, question = track
+    tally = Tally(scores=defaultdict(list))
+    text = f'<tracks coords="{coords}">lemon</tracks>'
+    score_track(question, answered(question, clip, text), clip, sightings, tally)
+    return tally.mean("tracking_f1"), tally.mean("hidden_left_out")
+
+
+@pytest.mark.parametrize(
+    ("coords", "f1", "left_out"),
+    [
+        ("0.0 1 180 420;1.0 1 770 420", 1.0, 1.0),
+        ("0.0 1 180 420;0.5 1 400 420;1.0 1 770 420", 2 / 3, 0.0),  # frames 1, 0, 1
+        ("0.0 1 180 420", 0.5, 1.0),  # the last frame is missed
+        ("0.0 1 500 420;1.0 1 770 420", 0.5, 1.0),  # beside the lemon in the first frame
+    ],
+)
+def test_a_track_is_scored_frame_by_frame(track, coords, f1, left_out):
+    assert score(track, coords) == (pytest.approx(f1), left_out)
+
+
+def test_a_single_point_is_scored_by_the_mask_and_counts_by_equality(make_clip, make_thing):
+    clip = make_clip([make_thing("lemon"), make_thing("lemon")], [[LEFT, RIGHT]])
+    sightings = locate(clip)
+    tally = Tally(scores=defaultdict(list))
+    both = still_question(sightings, "point_all", LEMON, OWN_COLOUR, None)
+    one_found = '<points coords="0.0 1 180 420">lemons</points>'
+    score_still(both, answered(both, clip, one_found), clip, sightings, tally)
+    assert tally.mean("pointing_f1") == pytest.approx(2 / 3)
+    count = still_question(sightings, "count", LEMON, OWN_COLOUR, None)
+    for stated in (1, 2):
+        text = (
+            'Counting the <points coords="0.0 1 180 420 2 770 420">lemons</points> '
+            f"shows a total of {stated}."
+        )
+        score_still(count, answered(count, clip, text), clip, sightings, tally)
+    assert tally.scores["counting_exact"] == [0.0, 1.0]
+    assert tally.scores["counting_close"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("There are none.", True),
+        ('<points coords="0.0 1 180 420">lemon</points>', True),
+        ('<tracks coords="0.0 1 180 420;0.5 1 190 430 2 500 500">lemons</tracks>', True),
+        ('<points coords="0.0 1 180 42">lemon</points>', False),  # two digits
+        ('<points coords="0.0 1 180 420">lemon', False),
+        ("", False),
+    ],
+)
+def test_only_whole_answers_in_a_trained_form_are_valid(track, text, valid):
+    clip, _, question = track
+    assert is_valid(answered(question, clip, text)) is valid
+
+
+def test_the_shipped_engine_points_counts_denies_and_tracks():
+    tally = evaluate(
+        Grounder(load_engine(None, threads=1)),
+        seed=3,
+        num_stills=16,
+        num_clips=5,
+        progress=lambda scenes, total, title: scenes,
+    )
+    figures = report(tally)["figures"]
+    assert set(figures) >= HEADLINES
+    # Far below the shipped figures (manifest.json), far above chance: a few scenes scatter.
+    assert figures["pointing_f1"] > 0.65
+    assert figures["absent_accuracy"] > 0.75
+    assert figures["tracking_f1"] > 0.45
+    assert figures["format_valid"] > 0.95
+
+
+def test_json_holds_figures_cases_and_where_they_were_made(capsys):
+    assert main(["--scenes", "2", "--clips", "1", "--frames", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"figures", "low", "high", "cases", "settings", "commit", "date", "versions"} <= set(
+        result
+    )
+    assert result["settings"]["seed"] == 0
+    assert all(0 <= value <= 1 for value in result["figures"].values())
+
+
+def test_the_table_names_every_figure(capsys):
+    assert main(["--scenes", "2", "--clips", "1", "--frames", "2", "--seed", "5"]) == 0
+    printed = capsys.readouterr().out
+    assert "pointing_f1" in printed
+    assert "95 % interval" in printed
+
+
+def test_a_missing_engine_is_named(capsys, tmp_path):
+    assert main(["--engine", str(tmp_path / "nowhere"), "--scenes", "1"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_clips_are_half_a_second_apart(track):
+    clip, _, _ = track
+    assert as_clip(clip).times_s == (0.0, 0.5, 1.0)
+    assert np.array_equal(as_clip(clip).frames[2].image, clip.frames[2])
