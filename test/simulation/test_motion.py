@@ -5,8 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("mujoco")
-
 from molmo2_ros.simulation.motion import draw_absence, sample_clip, sample_still
 from molmo2_ros.simulation.objects import CATEGORIES, OWN_COLOUR
 from molmo2_ros.simulation.world import World, draw_categories

@@ -12,9 +12,6 @@ from molmo2_ros.simulation.objects import (
     lathe,
     sweep,
 )
-
-pytest.importorskip("mujoco")
-
 from molmo2_ros.simulation.shape import RayShape, rotation_z
 
 

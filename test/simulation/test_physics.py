@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from molmo2_ros.simulation.objects import CATEGORY_NAMES, OWN_COLOUR
 from molmo2_ros.simulation.physics import STEP_S, Physics
 from molmo2_ros.simulation.world import World

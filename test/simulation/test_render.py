@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from molmo2_ros.simulation.objects import CATEGORIES, CATEGORY_NAMES, OWN_COLOUR
 from molmo2_ros.simulation.render import Intrinsics, RayRenderer
 from molmo2_ros.simulation.world import CameraPose, Scene, SceneObject, World, draw_room

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from molmo2_ros.simulation.objects import Part, lathe
 from molmo2_ros.simulation.revolution import Revolution
 from molmo2_ros.simulation.shape import RayShape

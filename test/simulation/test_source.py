@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from molmo2_ros.simulation.source import TableSource
 
 SIZE = {"width": 80, "height": 60}

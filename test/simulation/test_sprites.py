@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from molmo2_ros.simulation import sprites as module
 from molmo2_ros.simulation.objects import CATEGORIES
 from molmo2_ros.simulation.sprites import ELEVATIONS_DEG, SpriteComposer, Sprites
