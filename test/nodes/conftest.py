@@ -1,10 +1,11 @@
 """One node under test on a ROS domain of its own, and a robot that talks to it over real DDS."""
 
-import itertools
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,14 +25,26 @@ from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
-_DOMAINS = itertools.count(os.getpid())
+
+
+def claim_domain():
+    """A ROS domain that no other test on this machine uses, and the lock that keeps it ours."""
+    for domain_id in range(1, 101):
+        lock = (Path(tempfile.gettempdir()) / f"molmo2_ros_domain_{domain_id}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return domain_id, lock
+    raise RuntimeError("all 100 ROS domains are taken; wait for the other tests to end")
 
 
 class NodeUnderTest:
     """Start a node, send, wait for what it says, change its state, stop it."""
 
-    def __init__(self):
-        self.domain_id = 1 + next(_DOMAINS) % 100
+    def __init__(self, domain_id):
+        self.domain_id = domain_id
         self.received = {}
         self.node = None  # the node itself where it lives in this process
         self.process = None
@@ -256,8 +269,16 @@ def camera(table_frames):
 
 
 @pytest.fixture
-def node_under_test():
+def domain_id():
+    """A ROS domain for one test alone."""
+    claimed, lock = claim_domain()
+    yield claimed
+    lock.close()
+
+
+@pytest.fixture
+def node_under_test(domain_id):
     """A fresh NodeUnderTest, stopped afterwards."""
-    node = NodeUnderTest()
+    node = NodeUnderTest(domain_id)
     yield node
     node.stop()

@@ -16,9 +16,8 @@ LAST_LINE = re.compile(
 )
 
 
-def start(*arguments):
-    """The demonstration on a ROS domain that it chooses itself."""
-    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
+def start(domain_id, *arguments):
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain_id)}
     return subprocess.Popen(
         [sys.executable, "-m", "molmo2_ros.ros.demo", *arguments],
         cwd=ROOT,
@@ -29,8 +28,8 @@ def start(*arguments):
     )
 
 
-def test_the_table_is_asked_filmed_and_counted(tmp_path):
-    demo = start("--seconds", "5", "--output", str(tmp_path))
+def test_the_table_is_asked_filmed_and_counted(domain_id, tmp_path):
+    demo = start(domain_id, "--seconds", "5", "--output", str(tmp_path))
 
     printed, told = demo.communicate(timeout=280)
 
@@ -45,8 +44,8 @@ def test_the_table_is_asked_filmed_and_counted(tmp_path):
     assert cv2.imread(str(tmp_path / "demo.png")).shape == (480, 640, 3)
 
 
-def test_a_video_that_is_not_there_ends_it_with_the_reason(tmp_path):
-    demo = start("--video", "/no/such/video.mp4", "--output", str(tmp_path))
+def test_a_video_that_is_not_there_ends_it_with_the_reason(domain_id, tmp_path):
+    demo = start(domain_id, "--video", "/no/such/video.mp4", "--output", str(tmp_path))
 
     printed, told = demo.communicate(timeout=280)
 
@@ -56,8 +55,8 @@ def test_a_video_that_is_not_there_ends_it_with_the_reason(tmp_path):
     assert printed.endswith("demo: 0 frames, 0 points messages, 0 tracks messages, 0 answers\n")
 
 
-def test_a_question_that_cannot_be_asked_is_refused_before_anything_starts():
-    demo = start("--query", "point: the <im_patch>")
+def test_a_question_that_cannot_be_asked_is_refused_before_anything_starts(domain_id):
+    demo = start(domain_id, "--query", "point: the <im_patch>")
 
     printed, told = demo.communicate(timeout=280)
 
@@ -66,8 +65,8 @@ def test_a_question_that_cannot_be_asked_is_refused_before_anything_starts():
     assert printed == ""
 
 
-def test_ctrl_c_ends_it_with_its_last_line_and_no_traceback(tmp_path):
-    demo = start("--output", str(tmp_path))
+def test_ctrl_c_ends_it_with_its_last_line_and_no_traceback(domain_id, tmp_path):
+    demo = start(domain_id, "--output", str(tmp_path))
     first = demo.stdout.readline()
     assert "the camera is up" in first
 
