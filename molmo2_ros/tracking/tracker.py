@@ -21,7 +21,7 @@ from molmo2_ros.tracking.replay import Start, replay
 from molmo2_ros.tracking.target import Target
 
 QUALITY_FLOOR = 0.25  # a target below it for LOST_AFTER_S is lost
-LOST_AFTER_S = 0.12
+LOST_AFTER_S = 0.2
 GATE_SHARE = 0.1  # of the image's diagonal: an answer nearer than this speaks of the same thing
 REMEMBER_S = 3.0  # a lost target gets its id back within this time ...
 LOST_GATE_GROWTH = 0.5  # ... and within a gate that grows by this share of itself each second
