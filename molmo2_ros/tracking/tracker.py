@@ -228,7 +228,7 @@ class Tracker:
         lost = [track for track in self._lost if track.query_id == query_id]
         open_columns = [column for column in range(len(objects)) if column not in found]
         # Where a lost target was last seen is held against where the object was first seen again.
-        was = [{0: list(track.path.values())[-1]} for track in lost]
+        was = [{0: track.path[max(track.path)]} for track in lost]
         now = [{0: next(iter(paths[column].values()))} for column in open_columns]
         away_s = [(answer.stamps_ns[-1] - track.lost_ns) / 1e9 for track in lost]
         gates = gate_px * (1 + LOST_GATE_GROWTH * np.clip(away_s, 0, REMEMBER_S))
