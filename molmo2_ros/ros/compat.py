@@ -37,9 +37,9 @@ def profile_variable() -> str:
     """The environment variable that names Fast DDS's profile file in this distribution.
 
     Humble and Jazzy read FASTRTPS_ only; Kilted and later read FASTDDS_ and warn about the other.
-    `rclpy.try_shutdown` came with Kilted.
+    `with rclpy.init()` came with Kilted.
     """
-    kilted = hasattr(rclpy, "try_shutdown")
+    kilted = hasattr(rclpy, "InitContextManager")
     return "FASTDDS_DEFAULT_PROFILES_FILE" if kilted else "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 

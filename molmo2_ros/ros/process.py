@@ -51,6 +51,10 @@ def run_node(make: Callable[[], Any], args: list[str] | None, *, shares_memory: 
         code = 2
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception as error:
+        # Jazzy and Humble find a context that was shut down while they began to wait invalid.
+        if node is None or not compat.is_shutting_down(error, node.context):
+            raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:

@@ -20,7 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
-from molmo2_ros.ros import images, qos
+from molmo2_ros.ros import compat, images, qos
 from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,9 @@ class NodeUnderTest:
                     executor.spin_once(timeout_sec=0.1)
             except ExternalShutdownException:
                 pass
+            except Exception as error:
+                if not compat.is_shutting_down(error, context):
+                    raise
 
         thread = threading.Thread(target=spin, daemon=True)
         thread.start()

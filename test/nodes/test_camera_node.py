@@ -1,5 +1,7 @@
 """The camera node over real DDS: files, pace, stamps, the end, and what cannot be opened."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -105,7 +107,10 @@ def test_a_source_that_cannot_be_opened_ends_the_process_with_the_reason(node_un
 
 def test_a_file_that_is_not_looped_ends_the_process_cleanly(node_under_test, video):
     node_under_test.listen("image", Image, qos.image_qos("reliable"))
-    node_under_test.start_process("molmo2_ros.ros.camera_node", source=video, loop="false")
+    # At 2 Hz the film is long enough to be found before it ends.
+    node_under_test.start_process(
+        "molmo2_ros.ros.camera_node", source=video, loop="false", rate_hz=2.0
+    )
 
     code, output = node_under_test.wait_for_exit()
 
@@ -125,3 +130,18 @@ def test_two_sigints_end_the_process_cleanly(node_under_test, video, apart_s):
 
     assert code == 0, output
     assert "Traceback" not in output
+
+
+def test_the_process_has_a_shared_memory_segment_for_large_images(node_under_test, video):
+    def segments():
+        # Fast DDS 2 names them fastrtps_, Fast DDS 3 fastdds_; 0.5 MiB by default.
+        return {
+            path for path in Path("/dev/shm").glob("fast*_*") if path.stat().st_size >= 32 * 2**20
+        }
+
+    before = segments()
+    node_under_test.listen("image", Image, qos.image_qos("reliable"))
+    node_under_test.start_process("molmo2_ros.ros.camera_node", source=video)
+    node_under_test.wait_for("image")
+
+    assert segments() - before
