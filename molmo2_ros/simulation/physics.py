@@ -25,7 +25,9 @@ _ROUND = frozenset({"cone", "plant", "mushroom", "plate", "wine_glass", "bottle"
 _BALLS = frozenset({"lemon", "apple"})
 _MASS_KG = 0.15
 _FRICTION = (0.7, 0.01, 0.004)  # sliding, turning, rolling: nothing rolls for long
-_LOW, _HIGH = np.array([-0.25, -0.18]), np.array([0.25, 0.20])  # where objects are kept
+_LOW, _HIGH = np.array([-0.36, -0.28]), np.array([0.36, 0.31])  # where objects are kept
+_GOAL_LOW, _GOAL_HIGH = np.array([-0.20, -0.13]), np.array([0.20, 0.15])  # where the hand puts them
+_SETTLING_S = 1.0  # before anything is seen: objects that were set down too close come apart
 _REST = np.array([0.0, 0.25, 0.55])  # of the hand: above the picture
 _SPEED_M_S = 0.22
 _PUSH_M_S = 0.10
@@ -61,7 +63,9 @@ class Physics:
             _add_object(spec, j, item, CATEGORIES[category].name)
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
-        mujoco.mj_forward(self._model, self._data)
+        for _ in range(round(_SETTLING_S / STEP_S)):
+            mujoco.mj_step(self._model, self._data)
+        self._data.qvel[:] = 0
         self._radii = [
             0.5 * float(np.ptp(item.shape.corners[:, :2], axis=0).max()) for item in self._items
         ]
@@ -159,7 +163,7 @@ class Physics:
 
     def _free_place(self, j: int) -> Floats:
         """[2] the roomiest of some random places for item j."""
-        places = self._rng.uniform(_LOW + 0.05, _HIGH - 0.05, (25, 2))
+        places = self._rng.uniform(_GOAL_LOW, _GOAL_HIGH, (25, 2))
         others = [k for k in range(len(self._items)) if k != j]
         where = self._data.xpos[2:][others, :2]
         gaps = np.linalg.norm(places[:, None] - where, axis=2) - np.array(self._radii)[others]

@@ -91,3 +91,17 @@ def test_same_seed_shows_the_same_frames():
 def test_senseless_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match="expected"):
         TableSource(**arguments)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_jumps_before_the_hand_comes(seed):
+    source = TableSource(seed=seed, width=64, height=48)
+    before = {}
+    for _ in range(4):
+        source.read()
+        seen = [thing for thing in source.truth() if thing["visible_fraction"] > 0.5]
+        now = {thing["id"]: np.array(thing["point_px"]) for thing in seen}
+        moved = [np.linalg.norm(now[i] - before[i]) for i in now.keys() & before.keys()]
+        assert max(moved, default=0) < 2.5  # of 64 pixels: the camera sways slowly
+        before = now
+    assert len(before) >= 4
