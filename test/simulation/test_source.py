@@ -48,14 +48,8 @@ def test_point_in_metres_projects_to_the_point_in_pixels(story):
             assert (fx * x / z + cx, fy * y / z + cy) == pytest.approx((column, row), abs=1e-3)
 
 
-def test_objects_move_and_stay_near_the_table(story):
+def test_objects_stay_in_view(story):
     source, tables = story
-    places = np.array(
-        [[thing.point_m or (np.nan,) * 3 for thing in table.truth] for table in tables]
-    )
-    # Distances between objects do not change by the camera's own motion.
-    apart = np.linalg.norm(places[:, :, None] - places[:, None], axis=-1)
-    assert np.nanmedian(np.nanmax(np.abs(apart - apart[0]), axis=0)) > 0.04
     assert sum(thing.visible_fraction > 0.1 for thing in tables[-1].truth) >= 4
     assert len(source.objects) == len(tables[-1].truth) == 7
 
