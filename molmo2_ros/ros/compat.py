@@ -184,6 +184,29 @@ def transition(node: LifecycleNode, name: str) -> bool:
     return bool(outcome == TransitionCallbackReturn.SUCCESS)
 
 
+def refuse_invalid_transitions(node: LifecycleNode) -> None:
+    """Answer a lifecycle client that asks for an invalid transition with "no".
+
+    Up to Jazzy the request raises in the executor instead, which ends the whole node.
+    """
+    service = getattr(node, "_service_change_state", None)  # rclpy's own, without a public name
+    if service is None:
+        return
+    change_state = service.callback
+
+    def change_state_or_refuse(request: Any, response: Any) -> Any:
+        try:
+            return change_state(request, response)
+        except Exception as error:
+            if type(error).__name__ != "RCLError":
+                raise
+            _log.error("lifecycle transition refused: %s", error)
+            response.success = False
+            return response
+
+    service.callback = change_state_or_refuse
+
+
 def is_shutting_down(error: BaseException, context: Context) -> bool:
     """Whether a failed publish only says that the context was shut down meanwhile."""
     return not context.ok() and type(error).__name__ in ("RCLError", "InvalidHandle")

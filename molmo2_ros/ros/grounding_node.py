@@ -54,6 +54,7 @@ class GroundingNode(LifecycleNode):
 
     def __init__(self, *, load: Callable[..., Engine] = load_engine, **node_arguments: Any) -> None:
         super().__init__("grounding", **node_arguments)
+        compat.refuse_invalid_transitions(self)
         self._load = load
         self._problems = ProblemLog(self.get_logger())
         self._server = ParameterServer(
