@@ -22,6 +22,7 @@ def answer_json(
     frame_id: str,
     width: int,
     height: int,
+    refused: bool = False,
 ) -> str:
     """One answer, whole or partial.
 
@@ -32,6 +33,7 @@ def answer_json(
         frame_id: of the camera.
         width: of the image, pixels.
         height: of the image, pixels.
+        refused: the model cannot be asked this; the reason is the answer's only problem.
     """
     payload = {
         "stamp": stamp_json(answer.stamps_ns[-1]),
@@ -43,6 +45,7 @@ def answer_json(
         "none": answer.none,
         "partial": answer.partial,
         "truncated": answer.truncated,
+        "refused": refused,
         "problems": list(answer.problems),
         "image": {"width": width, "height": height},
         "clip_stamps": [stamp_json(stamp_ns) for stamp_ns in answer.stamps_ns],
@@ -73,6 +76,7 @@ def answer_json(
 def queries_json(
     standing: Sequence[StandingQuery],
     rates_hz: Mapping[int, float],
+    refusals: Mapping[int, str],
     *,
     is_active: bool,
     engine: str,
@@ -83,6 +87,7 @@ def queries_json(
     Args:
         standing: all standing queries.
         rates_hz: by query id.
+        refusals: why the model cannot be asked, by query id.
         is_active: the node is in the lifecycle state active.
         engine: name of the loaded model, "" for none.
         skills: what the model can be asked.
@@ -97,6 +102,7 @@ def queries_json(
                 "label": entry.label,
                 "given_by": entry.given_by,
                 "rate_hz": round(rates_hz.get(entry.id, 0.0), 2),
+                "refused": refusals.get(entry.id),
             }
             for entry in standing
         ],

@@ -11,6 +11,7 @@ from rclpy.context import Context
 
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.clip import Clip, ClipBuffer
+from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import AnswerError, QueryError
 from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Query
@@ -67,11 +68,11 @@ class Answering:
         self._problems = problems
         self._scheduler: Scheduler[int] = Scheduler()
         self._news = threading.Event()
-        self._lock = threading.Lock()  # guards _questions, _rates_hz and the two counts
+        self._lock = threading.Lock()  # guards _questions, _refusals, _rates_hz and the counts
         self._num_new_frames = 0  # since the last batch was chosen
         self._num_frames_skipped = 0
         self._questions: deque[Query] = deque()
-        self._refused: set[int] = set()
+        self._refusals: dict[int, str] = {}  # by query id
         self._rates_hz: dict[int, float] = {}
         self._asked_ns: dict[int, int] = {}  # by query id: the newest frame it was asked about
         self._last: Answer | None = None
@@ -132,6 +133,12 @@ class Answering:
         with self._lock:  # guards _rates_hz
             return dict(self._rates_hz)
 
+    @property
+    def refusals(self) -> dict[int, str]:
+        """Why the model cannot be asked, by query id."""
+        with self._lock:  # guards _refusals
+            return dict(self._refusals)
+
     def facts(self) -> dict[str, object]:
         """What the engine did, for diagnostics."""
         features = self._grounder.features
@@ -172,7 +179,9 @@ class Answering:
         newest = self._clip.newest
         if newest is None:
             return []
-        standing = {entry.id: entry for entry in self._queries.all() if self._is_askable(entry)}
+        standing = {
+            entry.id: entry for entry in self._queries.all() if self._is_askable(entry, newest)
+        }
         rate_hz = self._parameters().answer_rate_hz or _UNLIMITED_HZ
         self._scheduler.set_rates(dict.fromkeys(standing, rate_hz))
         first = self._scheduler.next(time.monotonic())
@@ -186,15 +195,17 @@ class Answering:
             and self._asked_ns.get(entry.id) != newest.stamp_ns
         ]
 
-    def _is_askable(self, entry: StandingQuery) -> bool:
-        if entry.id in self._refused:
+    def _is_askable(self, entry: StandingQuery, newest: Frame) -> bool:
+        if entry.id in self._refusals:
             return False
         try:
             self._grounder.check(entry.query)
         except QueryError as error:
             # It will never be answered by this engine: said once, not at every frame.
-            self._refused.add(entry.id)
+            with self._lock:  # guards _refusals
+                self._refusals[entry.id] = str(error)
             self._problems.report("query", error)
+            self._results.publish_refusal(entry.query, entry.id, str(error), newest)
             return False
         return True
 
@@ -233,7 +244,8 @@ class Answering:
         except QueryError as error:
             self._problems.report("query", error)
             # Who asked reads ~/answer, not our log.
-            answer = Answer(query=query, text="", stamps_ns=clip.stamps_ns, problems=(str(error),))
+            self._results.publish_refusal(query, FREE_QUESTION_ID, str(error), clip.frames[-1])
+            return
         if not self._worker.is_stopping:
             self._publish(answer, FREE_QUESTION_ID, clip)
 

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         ]
         watcher = Watcher(Path(wanted.output))
         try:
-            problem = _watch(watcher, processes, wanted.seconds, interrupted)
+            problem = _watch(watcher, processes, wanted.seconds, len(queries), interrupted)
         finally:
             died = [process.end() for process in processes]
             watcher.close()
@@ -68,7 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _watch(
-    watcher: Watcher, processes: list[DemoProcess], seconds: float, interrupted: list[int]
+    watcher: Watcher,
+    processes: list[DemoProcess],
+    seconds: float,
+    num_queries: int,
+    interrupted: list[int],
 ) -> str:
     """Listen until the time is up.
 
@@ -87,6 +91,8 @@ def _watch(
             if problem:
                 return problem
             now = time.monotonic()
+            if len(watcher.refused) == num_queries:
+                return "none of the questions can be answered by this model, see above"
             if watcher.started_at is None and now - start > _START_PATIENCE_S:
                 return f"no answer in {_START_PATIENCE_S:.0f} s"
             if watcher.started_at is not None and now - watcher.started_at > seconds:

@@ -36,6 +36,7 @@ class Watcher:
         self._film = Film(folder / "demo.mp4", folder / "demo.png")
         self._begun = time.monotonic()
         self.started_at: float | None = None  # monotonic time of the first answer
+        self.refused: set[int] = set()  # ids of queries that the model cannot answer
         self._num_frames = 0
         self._num_points = 0
         self._num_tracks = 0
@@ -52,9 +53,11 @@ class Watcher:
             ("grounding/points", PointCloud2, self._on_points),
             ("grounding/tracks", PointCloud2, self._on_tracks),
             ("grounding/answer", String, self._on_answer),
+            ("grounding/queries", String, self._on_queries),
             ("grounding/overlay/compressed", CompressedImage, self._on_overlay),
         ):
-            node.create_subscription(kind, topic, callback, reliable)
+            profile = qos.state_qos() if callback == self._on_queries else reliable
+            node.create_subscription(kind, topic, callback, profile)
         return node
 
     @property
@@ -98,12 +101,22 @@ class Watcher:
 
     def _on_answer(self, message: String) -> None:
         answer = json.loads(message.data)
-        if answer["partial"]:
+        if answer["partial"] or answer["refused"]:
             return
         if self.started_at is None:
             self.started_at = time.monotonic()
         self._num_answers += 1
         self._untold.append(answer)
+
+    def _on_queries(self, message: String) -> None:
+        for query in json.loads(message.data)["queries"]:
+            if query["refused"] and query["id"] not in self.refused:
+                self.refused.add(query["id"])
+                print(f"{self._opening(query)}refused: {query['refused']}", flush=True)
+
+    def _opening(self, query: dict[str, Any]) -> str:
+        since_s = time.monotonic() - self._begun
+        return f"{since_s:6.1f} s  {query['kind']:<5}  {query['words']:<16}  "
 
     def _on_overlay(self, message: CompressedImage) -> None:
         num_targets = 0 if self._rows is None else len(self._rows)
@@ -125,11 +138,10 @@ class Watcher:
             told.append("none")
         if not told:
             told = [_answered_text(track) for track in answer["tracks"][:_MOST_TARGETS_TOLD]]
-        if not told:
-            told.append(_one_line(answer["text"]) or "no answer")
+        if not told and answer["text"]:
+            told.append(_one_line(answer["text"]))
         told += [f"[{problem}]" for problem in answer["problems"]]
-        since_s = time.monotonic() - self._begun
-        return f"{since_s:6.1f} s  {query['kind']:<5}  {query['words']:<16}  {'; '.join(told)}"
+        return f"{self._opening(query)}{'; '.join(told)}"
 
 
 def _answered_text(track: dict[str, Any]) -> str:

@@ -279,6 +279,7 @@ class GroundingNode(LifecycleNode):
             queries_json(
                 self._queries.all(),
                 answering.rates_hz if answering is not None else {},
+                answering.refusals if answering is not None else {},
                 is_active=answering is not None,
                 engine=manifest.name if manifest is not None else "",
                 skills=manifest.skills if manifest is not None else (),

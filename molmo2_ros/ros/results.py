@@ -18,7 +18,7 @@ from visualization_msgs.msg import ImageMarker, MarkerArray
 from molmo2_ros import overlay
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.prompt.query import QueryKind
+from molmo2_ros.prompt.query import Query, QueryKind
 from molmo2_ros.ros import clouds, compat, images, markers, qos
 from molmo2_ros.ros.answer_json import answer_json
 from molmo2_ros.ros.diagnostics import RateMeter
@@ -143,6 +143,27 @@ class Results:
                 self._captions[query_id] = _caption(answer)
             self._tracks.publish(clouds.tracks_cloud(rows, answer.stamps_ns[-1], frame.frame_id))
             self.tracks_rate.tick()
+
+    def publish_refusal(self, query: Query, query_id: int, reason: str, frame: Frame) -> None:
+        """Tell who listens to ~/answer that there will be none, and why.
+
+        Args:
+            query: cannot be asked.
+            query_id: 0 for a free question.
+            reason: what the model lacks and what it has.
+            frame: the newest frame.
+        """
+        answer = Answer(query=query, text="", stamps_ns=(frame.stamp_ns,), problems=(reason,))
+        text = answer_json(
+            answer,
+            (),
+            query_id=query_id,
+            frame_id=frame.frame_id,
+            width=frame.width,
+            height=frame.height,
+            refused=True,
+        )
+        self._answer.publish(String(data=text))
 
     def forget(self, query_id: int) -> None:
         """No caption any more for a query that stands no more."""

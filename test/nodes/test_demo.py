@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import cv2
+import pytest
 
 ROOT = Path(__file__).parents[2]
 LAST_LINE = re.compile(
@@ -16,22 +17,34 @@ LAST_LINE = re.compile(
 )
 
 
-def start(domain_id, *arguments):
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain_id)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "molmo2_ros.ros.demo", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(domain_id):
+    """Starts the demonstration, and ends it should the test not have done so."""
+    started = []
+
+    def start_demo(*arguments):
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "molmo2_ros.ros.demo", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "ROS_DOMAIN_ID": str(domain_id)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(demo)
+        return demo
+
+    yield start_demo
+    for demo in started:
+        if demo.poll() is None:
+            demo.terminate()
+            demo.communicate(timeout=60)
 
 
-def test_the_table_is_asked_filmed_and_counted(domain_id, tmp_path):
-    demo = start(domain_id, "--seconds", "5", "--output", str(tmp_path))
+def test_the_table_is_asked_filmed_and_counted(start, tmp_path):
+    demo = start("--seconds", "5", "--output", str(tmp_path))
 
-    printed, told = demo.communicate(timeout=280)
+    printed, told = demo.communicate(timeout=220)
 
     assert demo.returncode == 0, told
     counts = [int(count) for count in LAST_LINE.fullmatch(printed.splitlines()[-1]).groups()]
@@ -44,10 +57,10 @@ def test_the_table_is_asked_filmed_and_counted(domain_id, tmp_path):
     assert cv2.imread(str(tmp_path / "demo.png")).shape == (480, 640, 3)
 
 
-def test_a_video_that_is_not_there_ends_it_with_the_reason(domain_id, tmp_path):
-    demo = start(domain_id, "--video", "/no/such/video.mp4", "--output", str(tmp_path))
+def test_a_video_that_is_not_there_ends_it_with_the_reason(start, tmp_path):
+    demo = start("--video", "/no/such/video.mp4", "--output", str(tmp_path))
 
-    printed, told = demo.communicate(timeout=280)
+    printed, told = demo.communicate(timeout=220)
 
     assert demo.returncode == 1
     assert "ImageError: /no/such/video.mp4 does not exist; check the path" in told
@@ -55,25 +68,38 @@ def test_a_video_that_is_not_there_ends_it_with_the_reason(domain_id, tmp_path):
     assert printed.endswith("demo: 0 frames, 0 points messages, 0 tracks messages, 0 answers\n")
 
 
-def test_a_question_that_cannot_be_asked_is_refused_before_anything_starts(domain_id):
-    demo = start(domain_id, "--query", "point: the <im_patch>")
+def test_a_thing_that_the_model_does_not_know_ends_it_with_what_it_knows(start, tmp_path):
+    demo = start("--query", "point: the spaceship", "--output", str(tmp_path))
 
-    printed, told = demo.communicate(timeout=280)
+    printed, told = demo.communicate(timeout=220)
+
+    assert demo.returncode == 1
+    assert re.search(
+        r"point  the spaceship +refused: .* does not know 'spaceship', it knows: ", printed
+    )
+    assert "none of the questions can be answered by this model" in told
+    assert printed.endswith(" 0 answers\n")
+
+
+def test_a_question_that_cannot_be_asked_is_refused_before_anything_starts(start):
+    demo = start("--query", "point: the <im_patch>")
+
+    printed, told = demo.communicate(timeout=220)
 
     assert demo.returncode == 2
     assert "query holds '<im_patch>', a control token of the model" in told
     assert printed == ""
 
 
-def test_ctrl_c_ends_it_with_its_last_line_and_no_traceback(domain_id, tmp_path):
-    demo = start(domain_id, "--output", str(tmp_path))
+def test_ctrl_c_ends_it_with_its_last_line_and_no_traceback(start, tmp_path):
+    demo = start("--output", str(tmp_path))
     first = demo.stdout.readline()
     assert "the camera is up" in first
 
     demo.send_signal(signal.SIGINT)
     time.sleep(0.05)
     demo.send_signal(signal.SIGINT)
-    printed, told = demo.communicate(timeout=280)
+    printed, told = demo.communicate(timeout=220)
 
     assert demo.returncode == 130, told
     assert "Traceback" not in told

@@ -183,6 +183,7 @@ def test_a_free_question_is_answered_once_and_stands_nowhere(node_under_test, ca
     }
     node_under_test.send("grounding/ask", String(data="ask: What is the meaning of this?"))
     refused = json.loads(node_under_test.wait_for("grounding/answer", about("ask")).data)
+    assert refused["refused"]
     assert "cannot do 'ask'" in refused["problems"][0]
     assert sum(about("count")(m) for m in node_under_test.received["grounding/answer"]) == 1
 
@@ -233,6 +234,26 @@ def test_bad_images_and_bad_queries_are_told_apart_and_the_node_goes_on(node_und
     counts = values_of(status_of(last, "camera"))
     assert int(counts["problems_ImageError"]) == len(BAD_IMAGES)
     assert int(counts["problems_QueryError"]) == len(BAD_QUERIES)
+
+
+def test_a_query_that_this_model_cannot_be_asked_stands_refused_with_the_reason(
+    node_under_test, camera
+):
+    node_under_test.listen("grounding/queries", String, qos.state_qos())
+    node_under_test.start(GroundingNode, queries=["ask: What is this?", "count: mugs"])
+
+    node_under_test.play(camera, rate_hz=5.0)
+
+    told = node_under_test.wait_for(
+        "grounding/queries",
+        lambda m: (
+            json.loads(m.data)["queries"][0]["refused"]
+            and json.loads(m.data)["queries"][1]["rate_hz"] > 0
+        ),
+    )
+    asked, counted = json.loads(told.data)["queries"]
+    assert "cannot do 'ask'" in asked["refused"]
+    assert counted["refused"] is None
 
 
 def test_live_parameters_act_at_once(node_under_test):

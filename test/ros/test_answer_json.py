@@ -76,7 +76,14 @@ def test_queries_tell_id_label_and_rate():
     standing.add(parse_query("point: the red mug"))
 
     told = json.loads(
-        queries_json(standing.all(), {1: 4.2345}, is_active=True, engine="nano", skills=("point",))
+        queries_json(
+            standing.all(),
+            {1: 4.2345},
+            {1: "no skill"},
+            is_active=True,
+            engine="nano",
+            skills=("point",),
+        )
     )
 
     assert told["queries"] == [
@@ -89,6 +96,7 @@ def test_queries_tell_id_label_and_rate():
             "label": "red mug",
             "given_by": "topic",
             "rate_hz": 4.23,
+            "refused": "no skill",
         }
     ]
     assert (told["active"], told["engine"], told["skills"]) == (True, "nano", ["point"])
