@@ -226,7 +226,9 @@ class GroundingNode(LifecycleNode):
 
     def _on_parameters(self, before: GroundingParameters, after: GroundingParameters) -> None:
         self._queries.max_queries = after.max_queries
-        self._diagnostics_timer.timer_period_ns = round(after.diagnostics_period_s * NS_PER_S)
+        if before.diagnostics_period_s != after.diagnostics_period_s:
+            self._diagnostics_timer.timer_period_ns = round(after.diagnostics_period_s * NS_PER_S)
+            self._diagnostics_timer.reset()  # else the old period runs out first
         if before.queries != after.queries:
             self._take_queries(after)
             self._publish_queries()
