@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from molmo2_ros.answers.confidence import WrittenToken, point_confidence
+from molmo2_ros.answers.confidence import WrittenToken, point_confidences
 from molmo2_ros.answers.problems import (
     drop_duplicates,
     drop_unknown_images,
@@ -94,6 +94,8 @@ def read_answer(
     """
     parsed = parse_answer(text, complete=not (partial or truncated))
     problems = list(parsed.problems)
+    spans = [point.x_span for point in parsed.points]
+    confidences = dict(zip(spans, point_confidences(parsed.points, tokens), strict=True))
     if are_images:
         points = drop_unknown_images(parsed.points, len(frames), problems)
     else:
@@ -120,7 +122,7 @@ def read_answer(
                 x=point.x,
                 y=point.y,
                 image_index=int(point.stamp) if numbered else None,
-                confidence=point_confidence(point, tokens),
+                confidence=confidences[point.x_span],
             )
             for point in points
         ),

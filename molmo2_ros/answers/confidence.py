@@ -1,16 +1,17 @@
-"""How sure the model was of a point: from the probabilities of the digits that place it.
+"""How sure the model was of a point: from the probabilities of the tokens that decide about it.
 
-A point's confidence is the MINIMUM over the tokens that write the first digit of its x and of its
-y. That digit says in which tenth of the frame the point lies; where it is unsure, the model wavers
-between objects. The later digits only say where on the object it lies: their neighbours share
-probability however sure the model is of the object, and with them in it the figure tells right from
-wrong no better than chance (docs/journal.md). The product would call a point less sure merely
-because a tokenizer spends two tokens on it rather than one. A point near the border between two
-tenths is called less sure than it is.
+A point's confidence is the least probability of the tokens that lead to it ("is there another one,
+and when": everything from the end of the point before to its id), times the geometric mean of the
+probabilities of the first digits of x and y ("in which tenth of the frame"). Of the figures tried it
+tells right points from wrong ones best (docs/journal.md). The later digits tell nothing: neighbouring
+values share their probability however sure the model is of the object. It is a rank rather than a
+probability: points near the border between two tenths come out too low, so that a calibration would
+be a rising curve over it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,20 +27,35 @@ class WrittenToken:
     probability: float  # 0..1
 
 
-def point_confidence(point: ParsedPoint, tokens: Sequence[WrittenToken]) -> float | None:
-    """The least probability among the tokens that write a point's first digits.
+def point_confidences(
+    points: Sequence[ParsedPoint], tokens: Sequence[WrittenToken]
+) -> list[float | None]:
+    """The confidence of each point.
 
     Args:
-        point: with the spans of its digits in the text.
+        points: of one answer, all of them, in the order written.
         tokens: in the order written; spans refer to the same text.
 
     Returns:
-        0..1, or None if no token covers the digits.
+        0..1 each, or None where no token covers a point's first digits.
     """
-    places = [(start, start + 1) for start, _ in (point.x_span, point.y_span)]
-    found = [
+    confidences = []
+    before = 0
+    for point in points:
+        confidences.append(_confidence(point, before, tokens))
+        before = point.y_span[1]
+    return confidences
+
+
+def _confidence(point: ParsedPoint, before: int, tokens: Sequence[WrittenToken]) -> float | None:
+    x_at, y_at = point.x_span[0], point.y_span[0]
+    digits = [
         token.probability
+        for at in (x_at, y_at)
         for token in tokens
-        if any(token.start < end and token.end > start for start, end in places)
+        if token.start <= at < token.end
     ]
-    return min(found) if found else None
+    if len(digits) < 2:
+        return None
+    leading = [token.probability for token in tokens if token.start >= before and token.end <= x_at]
+    return min(leading, default=1.0) * math.sqrt(digits[0] * digits[1])

@@ -58,7 +58,8 @@ def test_confidence_of_each_point_comes_from_its_tokens():
         WrittenToken(start=at, end=len(text), probability=0.5),
     ]
     answer = read_answer(TRACK, text, make_clip(0), tokens=tokens)
-    assert [p.confidence for p in answer.points] == [0.9, 0.5]
+    # The second point's leading tokens were all written within the first span.
+    assert [p.confidence for p in answer.points] == pytest.approx([0.9, 0.5])
 
 
 def test_points_outside_the_clip_are_dropped_and_named():

@@ -1,42 +1,49 @@
-"""How sure the model was of a point, from its digits."""
+"""How sure the model was of a point, in answers whose tokens have hand-picked probabilities."""
 
 import pytest
 
-from molmo2_ros.answers.confidence import WrittenToken, point_confidence
+from molmo2_ros.answers.confidence import WrittenToken, point_confidences
 from molmo2_ros.answers.text import parse_answer
 
-TEXT = '<points coords="0.0 1 250 500">mug</points>'
-POINT = parse_answer(TEXT).points[0]
+TEXT = '<points coords="0.0 1 250 500 2 340 110">mugs</points>'
+POINTS = parse_answer(TEXT).points
+X1, Y1, ID2, X2, Y2 = (TEXT.index(part) for part in ("250", "500", "2 340", "340", "110"))
 
 
-def one_token_per_character(probabilities):
-    """Tokens of TEXT with probability 1 except at the given positions."""
-    return [
+def confidences(probabilities):
+    """One token per character, with probability 1 except at the given places."""
+    tokens = [
         WrittenToken(start=at, end=at + 1, probability=probabilities.get(at, 1.0))
         for at in range(len(TEXT))
     ]
+    return point_confidences(POINTS, tokens)
 
 
-def test_confidence_is_that_of_the_weaker_first_digit():
-    x, y = TEXT.index("250"), TEXT.index("500")
-    assert point_confidence(POINT, one_token_per_character({x: 0.9, y: 0.4})) == 0.4
-    assert point_confidence(POINT, one_token_per_character({x: 0.3, y: 0.4})) == 0.3
+def test_the_first_digits_count_by_their_geometric_mean():
+    assert confidences({X1: 0.9, Y1: 0.4}) == pytest.approx([0.6, 1.0])
 
 
-def test_later_digits_and_other_tokens_do_not_count():
-    x, y = TEXT.index("250"), TEXT.index("500")
-    tokens = one_token_per_character({x + 1: 0.1, x + 2: 0.1, y + 2: 0.1, x - 1: 0.1, 3: 0.1})
-    assert point_confidence(POINT, tokens) == 1.0
+def test_a_point_is_as_sure_as_the_weakest_token_that_leads_to_it():
+    # Whether there is anything at all was said with 0.8, that there is a second one with 0.5.
+    assert confidences({0: 0.8, ID2: 0.5}) == pytest.approx([0.8, 0.5])
+    assert confidences({0: 0.8, 5: 0.7, X1: 0.25}) == pytest.approx([0.35, 1.0])
+
+
+def test_later_digits_and_what_follows_do_not_count():
+    later = {at + step: 0.1 for at in (X1, Y1, X2, Y2) for step in (1, 2)}
+    assert confidences({**later, Y2 + 4: 0.1}) == pytest.approx([1.0, 1.0])
 
 
 def test_a_token_that_writes_a_whole_number_counts_whole():
-    x, y = TEXT.index("250"), TEXT.index("500")
     tokens = [
-        WrittenToken(start=x, end=x + 3, probability=0.7),
-        WrittenToken(start=y - 1, end=y + 3, probability=0.6),
+        WrittenToken(start=0, end=X1, probability=1.0),
+        WrittenToken(start=X1, end=X1 + 3, probability=0.9),
+        WrittenToken(start=Y1 - 1, end=Y1 + 3, probability=0.4),
     ]
-    assert point_confidence(POINT, tokens) == pytest.approx(0.6)
+    first, second = point_confidences(POINTS, tokens)
+    assert first == pytest.approx(0.6)
+    assert second is None
 
 
 def test_confidence_is_unknown_without_tokens():
-    assert point_confidence(POINT, []) is None
+    assert point_confidences(POINTS, []) == [None, None]
