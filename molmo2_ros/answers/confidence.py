@@ -2,11 +2,11 @@
 
 A point's confidence is the least probability of the tokens that lead to it ("is there another one,
 and when": everything from the end of the point before to its id), times the geometric mean of the
-probabilities of the first digits of x and y ("in which tenth of the frame"). Of the figures tried it
-tells right points from wrong ones best (docs/journal.md). The later digits tell nothing: neighbouring
-values share their probability however sure the model is of the object. It is a rank rather than a
-probability: points near the border between two tenths come out too low, so that a calibration would
-be a rising curve over it.
+probabilities of the first digits of x and y ("in which tenth of the frame"). Of the figures tried
+it tells right points from wrong ones best (docs/journal.md). The later digits tell nothing: their
+neighbours share probability however sure the model is of the object. It is a rank rather than a
+probability: points near the border between two tenths come out too low, so that a calibration
+would be a rising curve over it.
 """
 
 from __future__ import annotations
