@@ -1,4 +1,4 @@
-"""The words of the scenes: nouns, and Molmo2's trained ways of asking (molmo2.md-style templates).
+"""The words of the scenes: nouns, and Molmo2's trained ways of asking.
 
 Source: template families of the released training code (pointing, point_count,
 video_point_track_per_frame, video_single_point_track_per_frame). The first template of each family
