@@ -21,7 +21,7 @@ from molmo2_ros.errors import DataError
 from molmo2_ros.simulation.motion import LabelledClip, sample_clip, sample_still
 from molmo2_ros.simulation.world import SceneObject, World
 
-GENERATOR_VERSION = 1  # raise it when the scenes change, so that old pools are not reused
+GENERATOR_VERSION = 2  # raise it when the scenes change, so that old pools are not reused
 MAX_OBJECTS = 8
 ASPECTS = (4 / 3, 1.0, 16 / 9)  # of the cameras whose pictures are squashed to a square
 ASPECT_SHARES = (0.6, 0.2, 0.2)
