@@ -59,7 +59,7 @@ class CameraParameters:
         240, "Height of the simulated table's image.", unit="px", minimum=48, maximum=1080
     )
     table_seed: int = setting(
-        0, "Which table: shapes, colours, layout and motion.", minimum=0, maximum=2**31 - 1
+        2, "Which table: shapes, colours, layout and motion.", minimum=0, maximum=2**31 - 1
     )
     diagnostics_period_s: float = setting(
         1.0, "Time between two messages on /diagnostics.", unit="s", minimum=0.1, maximum=60.0
