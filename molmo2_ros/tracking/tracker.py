@@ -256,6 +256,7 @@ class Tracker:
             track.confidence = math.nan if confidence is None else confidence
             track.confirmed_ns = entry.last_ns
             track.low_since_ns = None
+            track.misses = 0
         self._lost = [track for track in self._lost if track not in confirmed]
         self._keep([row for row, track in enumerate(self._tracks) if track not in confirmed])
         self._tracks += confirmed

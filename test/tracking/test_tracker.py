@@ -159,6 +159,23 @@ def test_an_unfinished_answer_adds_and_ends_nothing(still, unfinished):
     assert ids(tracker.targets()) == [1, 2]
 
 
+def test_a_target_that_was_denied_comes_back_with_the_first_part_of_an_answer(still):
+    tracker = Tracker()
+    tracker.update(still[0])
+    tracker.measure(point_answer(still[0], (200, 200)), 1)
+    for frame in still[1 : MAX_MISSES + 1]:
+        tracker.update(frame)
+        tracker.measure(point_answer(frame, none=True), 1)
+    assert tracker.targets() == ()
+    again = still[MAX_MISSES + 1]
+    tracker.update(again)
+    # The model streams: the part arrives first, the whole answer says the same a moment later.
+    tracker.measure(point_answer(again, (200, 200), partial=True), 1)
+    assert ids(tracker.targets()) == [1]
+    tracker.measure(point_answer(again, (200, 200)), 1)
+    assert ids(tracker.targets()) == [1]
+
+
 def test_a_target_that_leaves_the_view_is_lost_and_gets_its_id_back(make_stream):
     # The camera swings 260 px to the left and back within two thirds of a second.
     def matrix_of(t):
