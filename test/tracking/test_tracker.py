@@ -161,13 +161,14 @@ def test_an_unfinished_answer_adds_and_ends_nothing(still, unfinished):
 
 def test_a_target_that_was_denied_comes_back_with_the_first_part_of_an_answer(still):
     tracker = Tracker()
-    tracker.update(still[0])
-    tracker.measure(point_answer(still[0], (200, 200)), 1)
-    for frame in still[1 : MAX_MISSES + 1]:
+    tracker.update(still.frame(0))
+    tracker.measure(point_answer(still.frame(0), (200, 200)), 1)
+    for index in range(1, MAX_MISSES + 1):
+        frame = still.frame(index)
         tracker.update(frame)
         tracker.measure(point_answer(frame, none=True), 1)
     assert tracker.targets() == ()
-    again = still[MAX_MISSES + 1]
+    again = still.frame(MAX_MISSES + 1)
     tracker.update(again)
     # The model streams: the part arrives first, the whole answer says the same a moment later.
     tracker.measure(point_answer(again, (200, 200), partial=True), 1)
