@@ -30,6 +30,7 @@ from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Query, QueryKind, question_text
 from molmo2_ros.runtime.engine import load_engine
 from molmo2_ros.simulation.motion import LabelledClip
+from molmo2_ros.simulation.objects import CATEGORIES
 from molmo2_ros.training.held_out import (
     clip_test_questions,
     gap_share,
@@ -132,8 +133,8 @@ def score_still(
     if question.kind == "point":
         tally.add("pointing_hit", score.hits == 1 and score.false_points == 0)
         tally.add("said_none_wrongly", answer.none)
-        name = clip.objects[question.instances[0] - 1]
-        tally.add(f"category {name.category}", score.hits == 1 and score.false_points == 0)
+        kind = CATEGORIES[clip.objects[question.instances[0] - 1].category].noun
+        tally.add(f"{kind} hit", score.hits == 1 and score.false_points == 0)
     hit = {instance_at(mask, x, y) for x, y in points}
     for instance in question.instances:
         found = instance in hit
