@@ -1,4 +1,4 @@
-"""Reads dataclasses from decoded JSON strictly: nothing unknown, nothing missing, no other type."""
+"""Reads dataclasses from decoded JSON or YAML strictly: nothing unknown, missing or mistyped."""
 
 from __future__ import annotations
 
@@ -7,30 +7,37 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from molmo2_ros.errors import EngineError
+from molmo2_ros.errors import EngineError, Molmo2Error
 
 Part = TypeVar("Part")
 
 
-def read_dataclass(kind: type[Part], content: Any, where: str, cure: str) -> Part:
+def read_dataclass(
+    kind: type[Part],
+    content: Any,
+    where: str,
+    cure: str,
+    error: type[Molmo2Error] = EngineError,
+) -> Part:
     """Build a dataclass, and those that are its fields, by their annotations.
 
     Args:
         kind: the dataclass; of fields of type int, float, bool, str, Any, X | None, tuple, Mapping
             and dataclass.
-        content: what json.loads gave.
+        content: what json.loads or yaml.safe_load gave.
         where: the file, for messages.
         cure: what to do, for messages.
+        error: what is raised.
 
     Raises:
-        EngineError: names the key, what it holds and what was expected.
+        Molmo2Error: of the class `error`; names the key, what it holds and what was expected.
     """
     if not isinstance(content, dict):
-        raise EngineError(f"{where} holds {content!r}, expected an object; {cure}")
+        raise error(f"{where} holds {content!r}, expected an object; {cure}")
     known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(content.keys() - known.keys())
     if unknown:
-        raise EngineError(
+        raise error(
             f"{where}: unknown key {', '.join(unknown)}, known are {', '.join(known)}; {cure}"
         )
     required = {
@@ -40,36 +47,39 @@ def read_dataclass(kind: type[Part], content: Any, where: str, cure: str) -> Par
     }
     missing = sorted(required - content.keys())
     if missing:
-        raise EngineError(f"{where}: key {', '.join(missing)} is missing; {cure}")
+        raise error(f"{where}: key {', '.join(missing)} is missing; {cure}")
     hints = get_type_hints(kind)
     return kind(
         **{
-            name: _value(hints[name], value, f"{where}: {name}", cure)
+            name: _value(hints[name], value, f"{where}: {name}", cure, error)
             for name, value in content.items()
         }
     )
 
 
-def _value(expected: Any, value: Any, where: str, cure: str) -> Any:
+def _value(expected: Any, value: Any, where: str, cure: str, error: type[Molmo2Error]) -> Any:
     """`value` as the annotated type `expected`."""
     if expected is Any:
         return value
     if is_dataclass(expected):
-        return read_dataclass(expected, value, where, cure)  # type: ignore[arg-type]
+        return read_dataclass(expected, value, where, cure, error)  # type: ignore[arg-type]
     origin, arguments = get_origin(expected), get_args(expected)
     if origin is tuple and isinstance(value, list):
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise EngineError(f"{where} is {value!r}, expected {len(arguments)} values; {cure}")
-        return tuple(_value(arguments[0], item, where, cure) for item in value)
+            raise error(f"{where} is {value!r}, expected {len(arguments)} values; {cure}")
+        return tuple(_value(arguments[0], item, where, cure, error) for item in value)
     if origin is Mapping and isinstance(value, dict):
         return {
-            key: _value(arguments[1], item, f"{where}: {key}", cure) for key, item in value.items()
+            _value(arguments[0], key, where, cure, error): _value(
+                arguments[1], item, f"{where}: {key}", cure, error
+            )
+            for key, item in value.items()
         }
     if NoneType in arguments:
-        return None if value is None else _value(arguments[0], value, where, cure)
+        return None if value is None else _value(arguments[0], value, where, cure, error)
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is expected:
         return value
     name = getattr(expected, "__name__", str(expected))
-    raise EngineError(f"{where} is {value!r}, expected {name}; {cure}")
+    raise error(f"{where} is {value!r}, expected {name}; {cure}")
