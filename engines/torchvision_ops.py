@@ -1,8 +1,8 @@
 """Makes a torchvision without its compiled half importable, as transformers' processors need it.
 
-The published torchvision wheels link CUDA's torch; beside a CPU build of torch the compiled half does not
-load and `import torchvision` stops at "operator torchvision::nms does not exist", and with it every
-Molmo2 class of transformers. The resize path that Molmo2 uses is pure Python.
+The published torchvision wheels link CUDA's torch; beside a CPU build of torch the compiled half
+does not load and `import torchvision` stops at "operator torchvision::nms does not exist", and with
+it every Molmo2 class of transformers. The resize path that Molmo2 uses is pure Python.
 """
 
 from __future__ import annotations
