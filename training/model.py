@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from molmo2_ros.engines.torchvision_ops import declare_missing_ops
+from molmo2_ros.prompt.patches import frame_pooling
 
 declare_missing_ops()
 
@@ -146,9 +147,7 @@ def to_patches(images_KHWC: torch.Tensor, patch_size: int) -> torch.Tensor:
 
 def pooling_windows(config: ModelConfig) -> torch.Tensor:
     """int64 [M, W]: the patches of each visual token of a frame."""
-    tokens, pool = config.token_grid, config.pooling
-    index = torch.arange(config.grid**2).reshape(tokens, pool, tokens, pool)
-    return index.permute(0, 2, 1, 3).reshape(tokens**2, pool * pool)
+    return torch.from_numpy(frame_pooling(config.grid, (config.pooling, config.pooling)))
 
 
 def encode_frames(
@@ -156,8 +155,8 @@ def encode_frames(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Vision tower and connector of whole frames, layer by layer.
 
-    Equal to `get_video_features` where no window is padded (a parity test holds it), without its
-    data-dependent indexing, and it also returns what the dense heads need.
+    Equal to `get_video_features` where no window is padded (test/training/test_model.py holds it),
+    without its data-dependent indexing, and it also returns what the dense heads need.
 
     Returns:
         features [K, M, D] and the last layer's patches [K, N, vision width].
