@@ -162,7 +162,8 @@ def score_track(
         neutral = [i for i, s in state.items() if s == UNCLEAR]
         score = score_frame(mask, [(x, y) for _, x, y in points], wanted, neutral)
         frames.append(score)
-        tally.add(f"recall in frame {number}", score.hits / len(wanted)) if wanted else None
+        if wanted:
+            tally.add(f"recall in frame {number}", score.hits / len(wanted))
         pairs += [
             (object_id, label)
             for object_id, x, y in points
@@ -298,9 +299,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     num_clips = max(1, options.scenes // 4) if options.clips is None else options.clips
 
-    def progress(scenes: Iterable[LabelledClip], total: int, title: str) -> Iterable[LabelledClip]:
-        return tqdm(scenes, total=total, desc=title, file=sys.stderr)
-
     started = time.monotonic()
     try:
         grounder = Grounder(load_engine(options.engine, threads=options.threads))
@@ -310,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
             num_stills=options.scenes,
             num_clips=num_clips,
             num_frames=options.frames,
-            progress=progress,
+            progress=show_progress,
         )
     except Molmo2Error as error:
         print(f"evaluate: {error}", file=sys.stderr)
@@ -332,16 +330,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def show_progress(scenes: Iterable[LabelledClip], total: int, title: str) -> Iterable[LabelledClip]:
+    """A bar on stderr."""
+    return tqdm(scenes, total=total, desc=title, file=sys.stderr)
+
+
+def git_commit() -> str:
+    """Hash of the checked-out commit; empty outside a repository."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def _context() -> dict[str, object]:
     """Where and with what the figures were made."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     import cv2
     import onnxruntime
 
     return {
-        "commit": commit,
+        "commit": git_commit(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"cpu": platform.processor() or platform.machine()},
         "versions": {

@@ -9,14 +9,11 @@ import argparse
 import dataclasses
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from molmo2_ros.engines.export import Description, export_checkpoint
 from molmo2_ros.errors import DataError, Molmo2Error
@@ -24,10 +21,10 @@ from molmo2_ros.grounder import Grounder
 from molmo2_ros.runtime.engine import load_engine
 from molmo2_ros.runtime.golden import Golden
 from molmo2_ros.runtime.manifest import Manifest, SamplingFacts, TrainingFacts
-from molmo2_ros.simulation.motion import LabelledClip, sample_clip
+from molmo2_ros.simulation.motion import sample_clip
 from molmo2_ros.simulation.objects import CATEGORIES
 from molmo2_ros.simulation.world import World
-from molmo2_ros.training.evaluate import evaluate, report
+from molmo2_ros.training.evaluate import evaluate, git_commit, report, show_progress
 from molmo2_ros.training.held_out import FIRST_WORLD, clip_test_questions
 from molmo2_ros.training.scenes import locate
 
@@ -72,7 +69,7 @@ def publish(run: Path, engine: Path, *, num_stills: int, num_clips: int, seed: i
     if not (checkpoint / "model.safetensors").exists():
         raise DataError(f"{run} holds no finished checkpoint; train it to the end first")
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    training = TrainingFacts(commit=_commit(), config=config, seed=config["seed"])
+    training = TrainingFacts(commit=git_commit(), config=config, seed=config["seed"])
     description = Description(
         name="molmo2-nano",
         skills=SKILLS,
@@ -89,7 +86,7 @@ def publish(run: Path, engine: Path, *, num_stills: int, num_clips: int, seed: i
             seed=seed,
             num_stills=num_stills,
             num_clips=num_clips,
-            progress=_progress,
+            progress=show_progress,
         )
         figures = report(tally)["figures"]
         measured = {"scenes": num_stills, "clips": num_clips, "seed": seed, **figures}
@@ -101,15 +98,6 @@ def publish(run: Path, engine: Path, *, num_stills: int, num_clips: int, seed: i
         shutil.move(fresh, engine)
     shutil.copytree(checkpoint, engine / "checkpoint")
     return manifest
-
-
-def _progress(scenes: Iterable[LabelledClip], total: int, title: str) -> Iterable[LabelledClip]:
-    return tqdm(scenes, total=total, desc=title, file=sys.stderr)
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 def main(arguments: list[str] | None = None) -> int:

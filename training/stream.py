@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class ExampleStream:
             example = self.still()
             questions = still_questions(example.sightings, self.rng, num_questions)
             if len(questions) >= 2:
-                return _with_questions(example, questions)
+                return replace(example, questions=tuple(questions))
 
     def asked_clip(self, num_frames: int) -> Example:
         """A clip with at least three tracking questions."""
@@ -85,8 +85,9 @@ class ExampleStream:
             stamps_s = self._draw_stamps(num_frames)
             questions = clip_questions(sightings, stamps_s, self.rng)
             if len(questions) >= 3:
-                example = Example(clip=clip, sightings=sightings, stamps_s=stamps_s)
-                return _with_questions(example, questions)
+                return Example(
+                    clip=clip, sightings=sightings, stamps_s=stamps_s, questions=tuple(questions)
+                )
 
     def _draw_clip(self, num_frames: int) -> LabelledClip:
         source = self.rng.random()
@@ -107,12 +108,3 @@ class ExampleStream:
         if num_frames > 1 and self.rng.random() < self._config.newest_between_share:
             stamps[-1] = stamps[-2] + self.rng.integers(1, 6) / 10
         return tuple(round(float(s), 1) for s in stamps)
-
-
-def _with_questions(example: Example, questions: Sequence[Question]) -> Example:
-    return Example(
-        clip=example.clip,
-        sightings=example.sightings,
-        stamps_s=example.stamps_s,
-        questions=tuple(questions),
-    )
