@@ -144,14 +144,19 @@ def rgb_of(message: Image, bridge: Any | None = None) -> npt.NDArray[np.uint8]:
     """
     if bridge is not None and _is_plain(message):
         return np.array(bridge.imgmsg_to_cv2(message, desired_encoding="rgb8"), np.uint8)
-    return decode_image(
-        height=message.height,
-        width=message.width,
-        encoding=message.encoding,
-        step=message.step,
-        is_bigendian=bool(message.is_bigendian),
-        data=message.data,
-    )
+    return decode_image(**_buffer(message))
+
+
+def _buffer(message: Image) -> dict[str, Any]:
+    """What decode_image and decode_depth are told of a message."""
+    return {
+        "height": message.height,
+        "width": message.width,
+        "encoding": message.encoding,
+        "step": message.step,
+        "is_bigendian": bool(message.is_bigendian),
+        "data": message.data,
+    }
 
 
 def _is_plain(message: Image) -> bool:
@@ -167,14 +172,7 @@ def depth_of(message: Image) -> npt.NDArray[np.float32]:
     Raises:
         ImageError: another encoding, zero size, or step and length that do not fit.
     """
-    return decode_depth(
-        height=message.height,
-        width=message.width,
-        encoding=message.encoding,
-        step=message.step,
-        is_bigendian=bool(message.is_bigendian),
-        data=message.data,
-    )
+    return decode_depth(**_buffer(message))
 
 
 def rgb_of_compressed(message: CompressedImage) -> npt.NDArray[np.uint8]:

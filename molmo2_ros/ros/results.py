@@ -126,15 +126,7 @@ class Results:
             query_id: 0 for a free question.
             frame: the newest frame of the answer's clip.
         """
-        text = answer_json(
-            answer,
-            rows,
-            query_id=query_id,
-            frame_id=frame.frame_id,
-            width=frame.width,
-            height=frame.height,
-        )
-        self._answer.publish(String(data=text))
+        self._publish_json(answer, rows, query_id, frame)
         if answer.partial:
             return
         self.answer_rate.tick()
@@ -154,14 +146,25 @@ class Results:
             frame: the newest frame.
         """
         answer = Answer(query=query, text="", stamps_ns=(frame.stamp_ns,), problems=(reason,))
+        self._publish_json(answer, (), query_id, frame, refused=True)
+
+    def _publish_json(
+        self,
+        answer: Answer,
+        rows: Sequence[Target],
+        query_id: int,
+        frame: Frame,
+        *,
+        refused: bool = False,
+    ) -> None:
         text = answer_json(
             answer,
-            (),
+            rows,
             query_id=query_id,
             frame_id=frame.frame_id,
             width=frame.width,
             height=frame.height,
-            refused=True,
+            refused=refused,
         )
         self._answer.publish(String(data=text))
 
