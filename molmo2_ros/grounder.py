@@ -129,7 +129,7 @@ class Grounder:
         query: Query,
         *,
         on_partial: OnPartial | None = None,
-        cancel: Callable[[], bool] | None = None,
+        cancel: Callable[[Query], bool] | None = None,
         max_new_tokens: int | None = None,
         subtitles: Sequence[Subtitle] = (),
     ) -> Answer:
@@ -139,7 +139,8 @@ class Grounder:
             clip: what is asked about; detail `crops` reads its newest frame only.
             query: the question.
             on_partial: gets the answer so far whenever a further point is complete.
-            cancel: asked before each token; True ends the answer with what there is.
+            cancel: asked before each step about each question; True ends its answer with what there
+                is.
             max_new_tokens: limit of the answer's length; None for one that suits the kind.
             subtitles: what was said during the clip, in seconds from its first frame.
 
@@ -161,7 +162,7 @@ class Grounder:
         queries: Sequence[Query],
         *,
         on_partial: OnPartial | None = None,
-        cancel: Callable[[], bool] | None = None,
+        cancel: Callable[[Query], bool] | None = None,
         max_new_tokens: int | None = None,
         subtitles: Sequence[Subtitle] = (),
     ) -> list[Answer]:
@@ -190,7 +191,7 @@ class Grounder:
         query: Query,
         *,
         on_partial: OnPartial | None = None,
-        cancel: Callable[[], bool] | None = None,
+        cancel: Callable[[Query], bool] | None = None,
         max_new_tokens: int | None = None,
     ) -> Answer:
         """Ask about still images, each read in full detail; points name their image.
@@ -223,7 +224,7 @@ class Grounder:
         read: _Read,
         queries: Sequence[Query],
         on_partial: OnPartial | None,
-        cancel: Callable[[], bool] | None,
+        cancel: Callable[[Query], bool] | None,
         max_new_tokens: int | None,
     ) -> list[Answer]:
         suffixes = [question_suffix(self._tokenizer, question_text(query)).ids for query in queries]
@@ -255,7 +256,7 @@ class Grounder:
             suffixes,
             max_new_tokens=limit,
             on_token=on_token,
-            cancel=cancel,
+            cancel=None if cancel is None else lambda row: cancel(queries[row]),
         )
         decode_s = time.perf_counter() - started
         answers = []

@@ -103,7 +103,7 @@ def test_a_limit_cuts_the_answer_off(grounder):
 def test_a_cancelled_answer_ends_with_what_there_is(grounder):
     asked = []
 
-    def cancel():
+    def cancel(_):
         asked.append(True)
         return len(asked) > 3
 

@@ -113,12 +113,10 @@ class TreeWriter:
             keys = [
                 first_patch[target.frame] + self._token_of(target) for target in question.targets
             ]
-            self._add_looks(tree, answer, offset, keys, is_clip=len(stamps_s) > 1)
+            self._add_looks(tree, answer, offset, keys)
         return tree
 
-    def _add_looks(
-        self, tree: Tree, answer: list[int], offset: int, keys: list[int], *, is_clip: bool
-    ) -> None:
+    def _add_looks(self, tree: Tree, answer: list[int], offset: int, keys: list[int]) -> None:
         """Say where two attention heads should look while an answer is written.
 
         Args:
@@ -126,11 +124,10 @@ class TreeWriter:
             answer: its tokens.
             offset: index of answer[0] in the row; the token before it predicts it.
             keys: index of each point's visual token in the row.
-            is_clip: points of later frames come later; a still's first point may be any.
         """
         bos = 0
-        first = keys[:1] if is_clip else keys
-        tree.next_looks.append(Look(position=offset - 1, keys=tuple(first) or (bos,)))
+        # Whether there is anything shows at any point; which one is first is asked after that.
+        tree.next_looks.append(Look(position=offset - 1, keys=tuple(keys) or (bos,)))
         if not keys:
             return
         runs = self._coordinate_runs(answer)

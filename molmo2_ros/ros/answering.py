@@ -219,7 +219,7 @@ class Answering:
             clip,
             list(ids),
             on_partial=lambda answer: self._publish(answer, ids[answer.query], clip),
-            cancel=lambda: self._worker.is_stopping,
+            cancel=lambda _: self._worker.is_stopping,
         )
         if self._worker.is_stopping:
             return
@@ -239,7 +239,7 @@ class Answering:
                 clip,
                 query,
                 on_partial=lambda answer: self._publish(answer, FREE_QUESTION_ID, clip),
-                cancel=lambda: self._worker.is_stopping,
+                cancel=lambda _: self._worker.is_stopping,
             )
         except QueryError as error:
             self._problems.report("query", error)

@@ -79,7 +79,7 @@ def generate(
     *,
     max_new_tokens: int,
     on_token: OnToken | None = None,
-    cancel: Callable[[], bool] | None = None,
+    cancel: Callable[[int], bool] | None = None,
 ) -> list[Generation]:
     """Answer several questions about one clip in one batch, each as if it were asked alone.
 
@@ -93,7 +93,8 @@ def generate(
         suffixes: token ids of each question, from `<|im_start|>user` to the assistant's header.
         max_new_tokens: limit for each answer.
         on_token: called for each token as it is written, the ending one excepted.
-        cancel: asked before each step; True ends all answers where they are.
+        cancel: asked before each step for each question that is still being answered; True ends
+            that answer where it is.
 
     Raises:
         QueryError: no question, or one that leaves no room for an answer.
@@ -117,10 +118,15 @@ def generate(
     )
     offset = 0  # of the first new token, from the prefix's end
     while True:
-        if cancel is not None and cancel():
+        if cancel is not None:
             for row in rows:
-                answers[row].cancelled = True
-            break
+                answers[row].cancelled = cancel(row)
+            wanted = [index for index, row in enumerate(rows) if not answers[row].cancelled]
+            if not wanted:
+                break
+            rows = [rows[index] for index in wanted]
+            kv = engine.select_kv(kv, wanted)
+            padding_B, ids_BS = padding_B[wanted], ids_BS[wanted]
         logits_BLV, kv = engine.forward(
             ids_BS,
             prefix.num_tokens + _positions(ids_BS.shape[1], offset, padding_B),

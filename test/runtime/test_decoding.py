@@ -110,15 +110,24 @@ def test_each_token_is_passed_on_as_it_is_written(endless, prefix, suffixes):
     assert [question for question, *_ in seen] == [0, 1] * 4
 
 
-def test_cancel_keeps_what_is_written(endless, prefix, suffixes):
-    steps = iter([False, False, True])
-    answers = generate(endless, prefix, suffixes[:2], max_new_tokens=9, cancel=lambda: next(steps))
-    assert [len(answer.ids) for answer in answers] == [2, 2]
-    assert all(answer.cancelled and not answer.truncated for answer in answers)
+def test_cancel_ends_one_answer_with_what_is_written_and_leaves_the_others(
+    endless, prefix, suffixes
+):
+    def cancel(row):
+        steps[row] += 1
+        return row == 1 and steps[row] > 2
+
+    steps = [0, 0, 0]
+    whole = generate(endless, prefix, suffixes, max_new_tokens=9)
+    answers = generate(endless, prefix, suffixes, max_new_tokens=9, cancel=cancel)
+    assert [answer.cancelled for answer in answers] == [False, True, False]
+    assert answers[1].ids == whole[1].ids[:2]
+    assert not answers[1].truncated
+    assert [answers[row].ids for row in (0, 2)] == [whole[row].ids for row in (0, 2)]
 
 
 def test_cancel_before_the_first_token_gives_empty_answers(nano, prefix, suffixes):
-    (answer,) = generate(nano, prefix, suffixes[:1], max_new_tokens=9, cancel=lambda: True)
+    (answer,) = generate(nano, prefix, suffixes[:1], max_new_tokens=9, cancel=lambda _: True)
     assert answer.ids == ()
     assert answer.probabilities.shape == (0,)
     assert answer.cancelled
