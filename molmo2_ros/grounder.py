@@ -11,17 +11,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from molmo2_ros.answers.answer import Answer, Timing, read_answer
+from molmo2_ros.answers.drafts import AnswerDraft
 from molmo2_ros.answers.writing import WrittenText
-from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling
+from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling, stamp_text
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.layout import clip_prefix, images_prefix, question_suffix
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, label, question_text
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
-from molmo2_ros.runtime.decoding import Generation, Prefix, generate, prefill
+from molmo2_ros.runtime.decoding import Generation, Guide, Prefix, generate, prefill
 from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.features import FeatureCache
+from molmo2_ros.tracking.foresight import Foresight
 
 OnPartial = Callable[[Answer], None]  # the answer so far, each time a point is complete
 
@@ -52,12 +54,15 @@ class Grounder:
     Args:
         engine: from `load_engine`.
         max_frames: frames whose features are kept.
+        drafted: read ahead what an answer will probably say; the answers are the same without.
     """
 
-    def __init__(self, engine: Engine, *, max_frames: int = 128) -> None:
+    def __init__(self, engine: Engine, *, max_frames: int = 128, drafted: bool = True) -> None:
         self.engine = engine
+        self.drafted = drafted
         self.features = FeatureCache(engine, max_frames)
         self._tokenizer = PromptTokenizer(engine.folder)
+        self._foresight = Foresight(self._tokenizer)
         self._known: OrderedDict[tuple[tuple[Frame, ...], bool, tuple[Subtitle, ...]], _Read] = (
             OrderedDict()
         )
@@ -231,10 +236,13 @@ class Grounder:
         written = [WrittenText(self._tokenizer) for _ in queries]
         num_points = [0] * len(queries)
 
-        def on_token(row: int, token_id: int, probability: float) -> None:
+        def on_tokens(row: int, ids: Sequence[int], probabilities: Sequence[float]) -> None:
             text = written[row]
-            text.append(token_id, probability)
-            if on_partial is None or not text.may_end_point:
+            may_end_point = False
+            for token_id, probability in zip(ids, probabilities, strict=True):
+                text.append(token_id, probability)
+                may_end_point = may_end_point or text.may_end_point
+            if on_partial is None or not may_end_point:
                 return
             so_far = read_answer(
                 queries[row],
@@ -255,7 +263,8 @@ class Grounder:
             read.prefix,
             suffixes,
             max_new_tokens=limit,
-            on_token=on_token,
+            guides=[Guide(drafts=self._drafts(query, read)) for query in queries],
+            on_tokens=on_tokens,
             cancel=None if cancel is None else lambda row: cancel(queries[row]),
         )
         decode_s = time.perf_counter() - started
@@ -268,9 +277,20 @@ class Grounder:
                 decode_s=decode_s,
                 num_prompt_tokens=read.prefix.num_tokens + len(suffix),
                 num_answer_tokens=len(generation.ids),
+                num_passes=generation.num_passes,
+                num_drafted=generation.num_drafted,
+                num_accepted=generation.num_accepted,
             )
-            answers.append(_final(query, text, read, generation, spent))
+            answer = _final(query, text, read, generation, spent)
+            self._foresight.learn(answer, read.frames)
+            answers.append(answer)
         return answers
+
+    def _drafts(self, query: Query, read: _Read) -> AnswerDraft | None:
+        if not self.drafted or (read.are_images and len(read.frames) > 1):
+            return None
+        stamps = ["1"] if read.are_images else [stamp_text(t) for t in Clip(read.frames).times_s]
+        return self._foresight.draft(query, read.frames, stamps)
 
     def _prefix(
         self, frames: tuple[Frame, ...], are_images: bool, subtitles: tuple[Subtitle, ...]

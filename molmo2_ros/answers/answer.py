@@ -41,6 +41,9 @@ class Timing:
     decode_s: float = 0.0
     num_prompt_tokens: int = 0
     num_answer_tokens: int = 0
+    num_passes: int = 0  # of the decoder over the question and the answer
+    num_drafted: int = 0  # tokens read ahead of being written
+    num_accepted: int = 0  # of these: what the model would have written
     num_frames_encoded: int = 0  # frames that were not in the feature cache
 
 
@@ -64,6 +67,14 @@ class Answer:
     partial: bool = False  # the model is still writing
     problems: tuple[str, ...] = ()  # degenerate or ungrammatical parts, in words
     timing: Timing = field(default_factory=Timing)
+
+
+def point_stamp_ns(answer: Answer, point: AnsweredPoint) -> int:
+    """The frame that a point stands on."""
+    if point.image_index is not None:
+        return answer.stamps_ns[point.image_index - 1]
+    time_ns = answer.stamps_ns[0] + round(point.time_s * 1e9)
+    return min(answer.stamps_ns, key=lambda stamp_ns: abs(stamp_ns - time_ns))
 
 
 def read_answer(

@@ -69,8 +69,8 @@ class Engine(Protocol):
         """
         ...
 
-    def select_kv(self, kv: KV, rows: Sequence[int]) -> KV:
-        """The cache whose rows are the given rows of `kv`.
+    def select_kv(self, kv: KV, rows: Sequence[int], *, length: int | None = None) -> KV:
+        """The cache whose rows are the given rows of `kv`, cut to its first `length` tokens.
 
         [0, 0, 0] makes three branches of one clip; [0, 2] drops the finished middle one.
         """

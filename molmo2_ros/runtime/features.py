@@ -16,6 +16,7 @@ import numpy.typing as npt
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.crops import CropSettings, ImageGrid, image_patches
 from molmo2_ros.prompt.patches import frame_patches, frame_pooling
+from molmo2_ros.prompt.query import Detail
 from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.manifest import VisionFacts
 
@@ -42,8 +43,9 @@ class FeatureCache:
         if max_frames < 1:
             raise ValueError(f"max_frames is {max_frames}, expected at least 1")
         self.max_frames = max_frames
-        self.num_hits = 0
+        self.num_hits = 0  # frames that a question found encoded
         self.num_encoded = 0
+        self.num_encoded_ahead = 0  # of these, before any question asked for them
         self._engine = engine
         vision = engine.manifest.vision
         self._vision = vision
@@ -66,6 +68,28 @@ class FeatureCache:
     def images(self, frames: Sequence[Frame]) -> list[ImageFeatures]:
         """Features of still images through the sharper crops path."""
         return [self._image(frame) for frame in frames]
+
+    def encode_ahead(self, frame: Frame, detail: Detail = Detail.FRAMES) -> bool:
+        """Encode a frame that a question is going to read, so that it finds it here.
+
+        Returns:
+            False where it was here already.
+        """
+        kept = self._images if detail is Detail.CROPS else self._frames
+        if frame in kept:
+            return False
+        if detail is Detail.CROPS:
+            self._image(frame)
+        else:
+            self._frame(frame)
+        self.num_encoded_ahead += 1
+        return True
+
+    @property
+    def found_share(self) -> float:
+        """Share of the frames that questions read which they found encoded, 0 before the first."""
+        num_read = self.num_hits + self.num_encoded - self.num_encoded_ahead
+        return self.num_hits / num_read if num_read else 0.0
 
     def clear(self) -> None:
         """Forget all frames, as when another engine takes over."""

@@ -121,12 +121,15 @@ class OnnxEngine:
             ) from error
         return logits_BLV.numpy(), OnnxKV(tuple(present), batch, kv.length + num_new)
 
-    def select_kv(self, kv: OnnxKV, rows: Sequence[int]) -> OnnxKV:
+    def select_kv(self, kv: OnnxKV, rows: Sequence[int], *, length: int | None = None) -> OnnxKV:
         """See Engine.select_kv."""
-        if list(rows) == list(range(kv.batch)):
+        length = kv.length if length is None else length
+        same_rows = list(rows) == list(range(kv.batch))
+        if same_rows and length == kv.length:
             return kv
-        chosen = (np.take(tensor.numpy(), rows, axis=0) for tensor in kv.tensors)
-        return OnnxKV(tuple(map(_ort_value, chosen)), len(rows), kv.length)
+        index = slice(None) if same_rows else np.array(rows, np.intp)
+        chosen = (tensor.numpy()[index, :, :length] for tensor in kv.tensors)
+        return OnnxKV(tuple(map(_ort_value, chosen)), len(rows), length)
 
 
 def _ort_value(array: npt.NDArray[Any]) -> Any:

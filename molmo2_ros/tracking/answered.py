@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from molmo2_ros.answers.answer import Answer, AnsweredPoint
+from molmo2_ros.answers.answer import Answer, AnsweredPoint, point_stamp_ns
 
 DEFAULT_ANSWER_FPS = 2.0
 _SLACK_NS = 50_000_000  # stamps are written with one decimal
@@ -67,11 +67,3 @@ def present_objects(answer: Answer, objects: list[AnsweredObject]) -> list[Answe
     if answered_ns + round(1e9 / answer_fps) + _SLACK_NS < answer.stamps_ns[-1]:
         return []
     return [entry for entry in objects if entry.last_ns == answered_ns]
-
-
-def point_stamp_ns(answer: Answer, point: AnsweredPoint) -> int:
-    """The frame that a point stands on."""
-    if point.image_index is not None:
-        return answer.stamps_ns[point.image_index - 1]
-    time_ns = answer.stamps_ns[0] + round(point.time_s * 1e9)
-    return min(answer.stamps_ns, key=lambda stamp_ns: abs(stamp_ns - time_ns))

@@ -9,7 +9,7 @@ import pytest
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.layout import clip_prefix, question_suffix, suffix_bias
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
-from molmo2_ros.runtime.decoding import generate, prefill
+from molmo2_ros.runtime.decoding import Draft, Guide, generate, prefill
 from molmo2_ros.runtime.engine import NANO
 from molmo2_ros.runtime.features import FeatureCache
 
@@ -101,10 +101,12 @@ def test_each_token_is_passed_on_as_it_is_written(endless, prefix, suffixes):
         prefix,
         suffixes[:2],
         max_new_tokens=4,
-        on_token=lambda question, token, share: seen.append((question, token, share)),
+        on_tokens=lambda question, tokens, shares: seen.append((question, tokens, shares)),
     )
     for question, answer in enumerate(answers):
-        streamed = [(token, share) for asked, token, share in seen if asked == question]
+        streamed = [
+            pair for asked, *chunk in seen if asked == question for pair in zip(*chunk, strict=True)
+        ]
         assert tuple(token for token, _ in streamed) == answer.ids
         np.testing.assert_allclose([share for _, share in streamed], answer.probabilities)
     assert [question for question, *_ in seen] == [0, 1] * 4
@@ -179,3 +181,153 @@ def test_features_of_another_clip_are_refused(nano, prompt):
     prefix, features = prompt
     with pytest.raises(ValueError, match=r"\d+ features for \d+ visual tokens"):
         prefill(nano, prefix, features[:-1])
+
+
+class Scripted:
+    """Drafts what it is told to, and keeps what it learns."""
+
+    def __init__(self, make):
+        self.make = make
+        self.learnt = []
+
+    def draft(self, written):
+        return self.make(list(written))
+
+    def verified(self, written, draft, chosen):
+        self.learnt.append((list(written), draft, list(chosen)))
+
+
+def continuing(ids, noise=lambda tokens: tokens):
+    """Drafts the rest of an answer known beforehand, changed by `noise`."""
+    return Scripted(lambda written: Draft.line(noise(list(ids[len(written) :]))))
+
+
+def test_a_right_draft_is_taken_over_in_one_pass(nano, prefix, suffixes):
+    plain = generate(nano, prefix, suffixes, max_new_tokens=200)
+    drafted = generate(
+        nano,
+        prefix,
+        suffixes,
+        max_new_tokens=200,
+        guides=[Guide(drafts=continuing(answer.ids)) for answer in plain],
+    )
+    for before, after in zip(plain, drafted, strict=True):
+        assert after.ids == before.ids
+        assert not after.truncated
+        np.testing.assert_allclose(after.probabilities, before.probabilities, atol=1e-5)
+        assert (after.num_passes, before.num_passes) == (1, len(before.ids) + 1)
+        assert after.num_accepted == after.num_drafted == len(before.ids)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hostile_drafts_change_no_token(nano, prefix, suffixes, seed):
+    rng = np.random.default_rng(seed)
+    size = nano.manifest.text.vocab_size
+
+    def spoilt(tokens):
+        for place in rng.integers(0, len(tokens) + 1, 3):
+            tokens[place : place + 1] = rng.integers(0, size, rng.integers(0, 3)).tolist()
+        return tokens[: rng.integers(0, 40)]
+
+    plain = generate(nano, prefix, suffixes, max_new_tokens=70)
+    drafted = generate(
+        nano,
+        prefix,
+        suffixes,
+        max_new_tokens=70,
+        guides=[Guide(drafts=continuing(answer.ids, spoilt)) for answer in plain],
+    )
+    for before, after in zip(plain, drafted, strict=True):
+        assert after.ids == before.ids
+        assert after.truncated == before.truncated
+        np.testing.assert_allclose(after.probabilities, before.probabilities, atol=1e-5)
+    assert sum(a.num_accepted for a in drafted) < sum(a.num_drafted for a in drafted)
+
+
+def test_a_tree_is_followed_along_the_branch_that_the_model_takes(endless, prefix, suffixes):
+    (plain,) = generate(endless, prefix, suffixes[2:], max_new_tokens=30)
+    ids = plain.ids
+    wrong = (ids[3] + 1) % endless.manifest.text.vocab_size
+    # Two ways on after three tokens: the wrong one first, and both go on alike.
+    tokens = (*ids[:3], wrong, *ids[4:8], *ids[3:8])
+    parents = (-1, 0, 1, 2, 3, 4, 5, 6, 2, *range(8, 12))
+    source = Scripted(lambda written: Draft() if written else Draft(tokens=tokens, parents=parents))
+    (answer,) = generate(
+        endless, prefix, suffixes[2:], max_new_tokens=30, guides=[Guide(drafts=source)]
+    )
+    assert answer.ids == ids
+    assert (answer.num_drafted, answer.num_accepted) == (len(tokens), 8)
+    assert answer.num_passes == len(ids) - 8
+    np.testing.assert_allclose(answer.probabilities, plain.probabilities, atol=1e-5)
+
+
+def test_the_source_learns_what_the_model_chose_after_every_drafted_token(
+    endless, prefix, suffixes
+):
+    (plain,) = generate(endless, prefix, suffixes[:1], max_new_tokens=6)
+    source = continuing(plain.ids[:4])
+    generate(endless, prefix, suffixes[:1], max_new_tokens=6, guides=[Guide(drafts=source)])
+    written, draft, chosen = source.learnt[0]
+    assert (written, draft.tokens, tuple(chosen)) == ([], plain.ids[:4], plain.ids[:5])
+
+
+def test_a_draft_is_cut_at_the_token_limit(endless, prefix, suffixes):
+    (plain,) = generate(endless, prefix, suffixes[:1], max_new_tokens=9)
+    guide = Guide(drafts=continuing([*plain.ids, *plain.ids]))
+    (answer,) = generate(endless, prefix, suffixes[:1], max_new_tokens=9, guides=[guide])
+    assert answer.ids == plain.ids
+    assert answer.truncated
+    assert answer.num_drafted == 8
+
+
+class Only:
+    """Allows given tokens alone, one after the other, then the ending one."""
+
+    def __init__(self, ids, end, vocab_size):
+        self.ids, self.end, self.vocab_size, self.place = list(ids), end, vocab_size, 0
+
+    def accept(self, token_id):
+        self.place += 1
+        return True
+
+    def _mask(self, place):
+        mask = np.zeros(self.vocab_size, np.bool_)
+        mask[self.ids[place] if place < len(self.ids) else self.end] = True
+        return mask
+
+    def legal(self):
+        return self._mask(self.place)
+
+    def forced(self):
+        return tuple(self.ids[self.place :])
+
+    def legal_tree(self, tokens, parents):
+        assert list(parents) == list(range(-1, len(tokens) - 1))
+        return np.array([self._mask(self.place + 1 + node) for node in range(len(tokens))])
+
+
+def test_forced_tokens_are_read_ahead_and_the_model_still_has_the_say(nano, prefix, suffixes):
+    (plain,) = generate(nano, prefix, suffixes[:1], max_new_tokens=200)
+    size, (end,) = nano.manifest.text.vocab_size, nano.manifest.tokens.eos_ids
+    wanted = [5, 6, 7]
+    assert plain.ids[0] != wanted[0]
+    answers = [
+        generate(
+            nano,
+            prefix,
+            suffixes[:1],
+            max_new_tokens=200,
+            guides=[
+                Guide(
+                    automaton=Only(wanted, end, max(size, end + 1)),
+                    constrained=constrained,
+                )
+            ],
+        )[0]
+        for constrained in (False, True)
+    ]
+    assert answers[0].ids == plain.ids
+    assert answers[0].num_accepted == 0
+    assert list(answers[1].ids) == wanted
+    assert not answers[1].truncated
+    assert answers[1].num_passes == 1

@@ -1,0 +1,98 @@
+"""Remembers the last answer to each question and moves it on to the clip asked about next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from molmo2_ros.answers.answer import Answer
+from molmo2_ros.answers.drafts import AnswerDraft, Places, foresee, foresee_first
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.prompt.query import Query, question_text
+from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.tracking.grey import GreyFrame
+from molmo2_ros.tracking.replay import Start, replay
+
+
+class Foresight:
+    """Drafts for questions that are asked again and again.
+
+    Args:
+        tokenizer: the model's.
+        max_questions: answers remembered (and with each its newest frame); the least recently asked
+            goes first.
+    """
+
+    def __init__(self, tokenizer: PromptTokenizer, max_questions: int = 64) -> None:
+        self._tokenizer = tokenizer
+        self._max_questions = max_questions
+        self._last: OrderedDict[tuple[str, str], tuple[Answer, Frame]] = OrderedDict()
+
+    def draft(
+        self, query: Query, frames: Sequence[Frame], stamps: Sequence[str]
+    ) -> AnswerDraft | None:
+        """What the answer about a clip will probably say.
+
+        Args:
+            query: what is asked.
+            frames: of the clip, in time order.
+            stamps: of the frames, as printed in the prompt.
+
+        Returns:
+            None for questions in words.
+        """
+        answer, newest = self._last.get(_key(query, frames), (None, None))
+        if answer is None or newest is None:
+            foreseen = foresee_first(query, stamps)
+        else:
+            by_stamp = {frame.stamp_ns: frame for frame in frames}
+
+            def carry(places: Places, to_ns: int) -> Places:
+                return carried(places, newest, by_stamp[to_ns])
+
+            foreseen = foresee(answer, stamps, [frame.stamp_ns for frame in frames], carry)
+        return None if foreseen is None else AnswerDraft(self._tokenizer, foreseen)
+
+    def learn(self, answer: Answer, frames: Sequence[Frame]) -> None:
+        """Remember an answer about a clip."""
+        key = _key(answer.query, frames)
+        self._last[key] = (answer, frames[-1])
+        self._last.move_to_end(key)
+        if len(self._last) > self._max_questions:
+            self._last.popitem(last=False)
+
+
+def carried(places: Places, before: Frame, after: Frame) -> Places:
+    """Where points of one frame are in a later one, by optical flow.
+
+    Args:
+        places: x, y in 0..1 by object id.
+        before: the frame on which they were seen.
+        after: a frame of the same camera.
+
+    Returns:
+        the same ids; those that left the picture are missing, and where the camera's format changed
+        the places stay as they were.
+    """
+    size = np.array([before.width, before.height])
+    if (after.width, after.height) != (before.width, before.height):
+        return places
+    starts = [
+        Start(stamp_ns=before.stamp_ns, u=x * before.width - 0.5, v=y * before.height - 0.5)
+        for x, y in places.values()
+    ]
+    grey = GreyFrame.of(after)
+    order, patches = replay(starts, [GreyFrame.of(before), grey])
+    moved = (grey.to_camera(patches.points_N2) + 0.5) / size
+    ids = list(places)
+    return {
+        ids[index]: (float(x), float(y))
+        for index, (x, y) in zip(order, moved, strict=True)
+        if 0 <= x < 1 and 0 <= y < 1
+    }
+
+
+def _key(query: Query, frames: Sequence[Frame]) -> tuple[str, str]:
+    return question_text(query), frames[-1].frame_id
