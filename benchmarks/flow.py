@@ -1,6 +1,6 @@
 """Carrying targets by optical flow: CPU time of each step, and pixels of error against the truth.
 
-`python benchmarks/flow.py [--json FILE]`. Times are CPU time of one thread, which a busy machine
+`python benchmarks/flow.py [--json]`. Times are CPU time of one thread, which a busy machine
 does not change; errors are those of points that are half a second old when they arrive.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from benchmarks.report import publish  # noqa: E402
+from benchmarks.report import publish, spread  # noqa: E402
 from molmo2_ros.answers.answer import Answer, AnsweredPoint  # noqa: E402
 from molmo2_ros.camera.frame import Frame  # noqa: E402
 from molmo2_ros.prompt.query import Query, QueryKind  # noqa: E402
@@ -69,8 +69,7 @@ def cpu_ms(case: str, function: Callable[[], object], num_runs: int) -> dict[str
         started = time.thread_time()
         function()
         spent.append((time.thread_time() - started) * 1e3)
-    median, p90, p99 = (round(float(np.percentile(spent, share)), 3) for share in (50, 90, 99))
-    return {"case": case, "median": median, "p90": p90, "p99": p99, "n": num_runs, "unit": "CPU ms"}
+    return spread(case, spent, "CPU ms")
 
 
 def places(width: int, height: int) -> npt.NDArray[np.float64]:
@@ -123,7 +122,7 @@ def errors_px(frames: list[Frame]) -> dict[str, float]:
         carried.append(np.hypot(target.u - true[0], target.v - true[1]))
         stale.append(np.linalg.norm(pixels[target.track_id - 1] - true))
     return {
-        "targets carried": len(carried),
+        "targets_carried": len(carried),
         "median_error_px": round(float(np.median(carried)), 3),
         "p95_error_px": round(float(np.percentile(carried, 95)), 3),
         "uncompensated_error_px": round(float(np.median(stale)), 1),
@@ -134,7 +133,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     vga, hd = stream(640, 480, 50), stream(1280, 720, 50)
@@ -144,9 +143,9 @@ def main() -> None:
         rows,
         packages=["numpy", "opencv-python-headless"],
         settings={"runs": options.runs, "targets": NUM_TARGETS, "speed_px_s": SPEED_PX_S.tolist()},
-        ratios={},
-        equality=errors_px(vga),
-        json_path=options.json,
+        figures={"update_cpu_ms": rows[0]["median"], **errors_px(vga)},
+        equality={},
+        as_json=options.json,
     )
 
 

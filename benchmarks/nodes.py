@@ -1,6 +1,6 @@
 """How fast the nodes are: from a camera's frame to ~/points and ~/answer, and images on their way.
 
-    python benchmarks/nodes.py [--seconds 20] [--json FILE]
+    python benchmarks/nodes.py [--seconds 20] [--json]
 
 Starts camera_node and grounding_node as processes on a ROS domain of their own. Ages are from the
 stamp of the frame to the moment at which the message arrives here.
@@ -31,7 +31,7 @@ from rclpy.node import Node  # noqa: E402
 from sensor_msgs.msg import Image, PointCloud2  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from benchmarks.report import publish  # noqa: E402
+from benchmarks.report import publish, spread  # noqa: E402
 from molmo2_ros.ros import qos  # noqa: E402
 from molmo2_ros.ros.demo import TABLE_QUERIES  # noqa: E402
 from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments  # noqa: E402
@@ -41,10 +41,10 @@ QUIET_S = 120.0  # for the first message of a node that starts
 
 
 def main() -> None:
-    """Measure, print, and write the JSON where a path is given."""
+    """Measure and print the table, or the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     wanted = parser.parse_args()
     rclpy.init(args=[])
     with tempfile.TemporaryDirectory() as folder:
@@ -56,13 +56,13 @@ def main() -> None:
         rows,
         packages=("numpy", "opencv-python-headless", "onnxruntime", "ros-rclpy"),
         settings={"seconds": wanted.seconds, "queries": TABLE_QUERIES, "table": "320x240, 15 Hz"},
-        ratios={},
-        equality={**rates, **arrived},
-        json_path=wanted.json,
+        figures={**rates, **arrived},
+        equality={},
+        as_json=wanted.json,
     )
 
 
-def _answers(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def _answers(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], dict[str, float]]:
     node = Node("bench")
     ages_ms: dict[str, list[float]] = {"frame to ~/points": [], "frame to ~/answer": []}
 
@@ -90,34 +90,23 @@ def _answers(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], dict[s
         for process in processes:
             process.end()
         node.destroy_node()
-    rows = [
-        {
-            "case": case,
-            **{
-                name: round(float(np.percentile(ages, share)), 1)
-                for name, share in (("median", 50), ("p90", 90), ("p99", 99))
-            },
-            "n": len(ages),
-            "unit": "ms",
-        }
-        for case, ages in ages_ms.items()
-    ]
+    rows = [spread(case, ages, "ms") for case, ages in ages_ms.items()]
     rates = {
-        f"{case.split()[-1]} a second": f"{len(ages) / seconds:.1f}"
+        f"{case.split('/')[-1]}_per_second": round(len(ages) / seconds, 1)
         for case, ages in ages_ms.items()
     }
     return rows, rates
 
 
-def _transport(folder: Path, seconds: float) -> dict[str, str]:
-    """1280x720 rgb8 at 20 Hz, best effort, with and without the shared-memory profile."""
+def _transport(folder: Path, seconds: float) -> dict[str, float]:
+    """Share of 1280x720 rgb8 at 20 Hz that arrives, with and without the shared-memory profile."""
     film = folder / "film.avi"
     writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 20, (1280, 720))
     for level in range(20):
         writer.write(np.full((720, 1280, 3), 10 * level, np.uint8))
     writer.release()
     arrived = {}
-    for shared, name in (("1", "with the profile"), ("0", "without")):
+    for shared, name in (("1", "with_profile"), ("0", "without_profile")):
         os.environ["MOLMO2_ROS_SHARED_MEMORY"] = shared
         stamps: list[int] = []
         node = Node("bench")
@@ -136,7 +125,7 @@ def _transport(folder: Path, seconds: float) -> dict[str, str]:
             camera.end()
             node.destroy_node()
         sent = round((stamps[-1] - stamps[0]) / 1e9 * 20) + 1 if stamps else 0
-        arrived[f"720p images that arrive {name}"] = f"{len(stamps)} of about {sent}"
+        arrived[f"images_arrived_{name}"] = round(len(stamps) / sent, 3) if sent else 0.0
     del os.environ["MOLMO2_ROS_SHARED_MEMORY"]
     return arrived
 

@@ -1,6 +1,6 @@
 """Time from a camera's picture to patches: ours, OpenCV's resizing and, where installed, torch's.
 
-    python benchmarks/preprocessing.py [--json FILE]
+    python benchmarks/preprocessing.py [--json]
 
 Source of the equality: the bytes of torch's bilinear interpolation without antialiasing, which is
 what Molmo2 was trained on.
@@ -31,17 +31,18 @@ SIDES = (168, 378)  # of the nano and of the released models
 def main() -> None:
     """Measure on one core and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="also write the report")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--runs", type=int, default=30)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     random = np.random.default_rng(0)
     cases: dict[str, Any] = {}
-    equality: dict[str, str] = {}
+    equality: dict[str, bool] = {}
+    unequal_shares: dict[str, float] = {}
     for name, (height, width) in PICTURES.items():
         picture = random.integers(0, 256, (height, width, 3), np.uint8)
         for side in SIDES:
-            cases |= _resizing(name, picture, side, equality)
+            cases |= _resizing(name, picture, side, equality, unequal_shares)
             cases[f"{name} to {side}: patches of a frame"] = lambda p=picture, s=side: (
                 frame_patches(p, s, 14)
             )
@@ -58,14 +59,18 @@ def main() -> None:
         rows,
         packages=("numpy", "opencv-python-headless", "torch"),
         settings={"runs": options.runs, "threads": 1},
-        ratios={},
+        figures={"equal": int(all(equality.values())), **unequal_shares} if equality else {},
         equality=equality,
-        json_path=options.json,
+        as_json=options.json,
     )
 
 
 def _resizing(
-    name: str, picture: npt.NDArray[np.uint8], side: int, equality: dict[str, str]
+    name: str,
+    picture: npt.NDArray[np.uint8],
+    side: int,
+    equality: dict[str, bool],
+    unequal_shares: dict[str, float],
 ) -> dict[str, Any]:
     size = f"{name} to {side}"
     cases: dict[str, Any] = {
@@ -86,11 +91,10 @@ def _resizing(
         return resized.round().clamp(0, 255).byte()[0].permute(1, 2, 0)
 
     expected = theirs().numpy()
-    ours = np.count_nonzero(resize_bilinear(picture, side, side) != expected)
-    opencv = np.mean(cv2.resize(picture, (side, side)) != expected)
-    equality[f"{size}: values that differ from torch's"] = (
-        f"ours {ours} of {expected.size}, cv2.resize {opencv:.1%}"
-    )
+    ours = resize_bilinear(picture, side, side)
+    equality[f"{size}: bytes equal torch's"] = bool(np.array_equal(ours, expected))
+    opencv = float(np.mean(cv2.resize(picture, (side, side)) != expected))
+    unequal_shares[f"cv2_unequal_share_{name}_to_{side}"] = round(opencv, 4)
     return cases | {f"{size}: torch": theirs}
 
 

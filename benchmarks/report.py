@@ -1,4 +1,4 @@
-"""A benchmark's rows as a table, and as JSON with the machine, versions and commit behind them."""
+"""A benchmark's rows as a table, or as JSON with the machine, versions and commit behind them."""
 
 from __future__ import annotations
 
@@ -30,18 +30,13 @@ def timed(functions: Mapping[str, Callable[[], object]], num_runs: int) -> list[
             started = time.perf_counter()
             function()
             spent[case].append((time.perf_counter() - started) * 1e3)
-    return [
-        {
-            "case": case,
-            **{
-                name: round(float(np.percentile(times, share)), 3)
-                for name, share in (("median", 50), ("p90", 90), ("p99", 99))
-            },
-            "n": num_runs,
-            "unit": "ms",
-        }
-        for case, times in spent.items()
-    ]
+    return [spread(case, times, "ms") for case, times in spent.items()]
+
+
+def spread(case: str, values: Sequence[float], unit: str) -> dict[str, Any]:
+    """One row: case, median, p90, p99, n, unit."""
+    median, p90, p99 = (round(float(np.percentile(values, share)), 3) for share in (50, 90, 99))
+    return {"case": case, "median": median, "p90": p90, "p99": p99, "n": len(values), "unit": unit}
 
 
 def publish(
@@ -50,29 +45,25 @@ def publish(
     *,
     packages: Sequence[str],
     settings: Mapping[str, Any],
-    ratios: Mapping[str, float],
+    figures: Mapping[str, float],
     equality: Mapping[str, Any],
-    json_path: str | None,
+    as_json: bool,
 ) -> None:
-    """Print the table; write the JSON where a path is given.
+    """Print the table for people, or one JSON object for programs.
 
     Args:
         name: of the benchmark.
-        rows: from `timed`.
+        rows: mappings with equal keys, the first of them `case`.
         packages: whose versions belong to the figures.
         settings: what the run was asked to do.
-        ratios: each printed beside the equality that it rests on.
+        figures: the headline numbers; a ratio stands here only if `equality` holds.
         equality: what was checked to give the same results.
-        json_path: file to write, or None.
+        as_json: print JSON, and nothing else.
     """
-    width = max(len(row["case"]) for row in rows)
-    print(f"{'case':{width}}  {'median':>9}  {'p90':>9}  {'p99':>9}  n")
-    for row in rows:
-        values = "  ".join(f"{row[key]:9.2f}" for key in ("median", "p90", "p99"))
-        print(f"{row['case']:{width}}  {values}  {row['n']}  {row['unit']}")
-    for label, value in (*equality.items(), *ratios.items()):
-        print(f"{label}: {value}")
-    if json_path is None:
+    if not as_json:
+        _print_table(rows)
+        for label, value in (*equality.items(), *figures.items()):
+            print(f"{label}: {value}")
         return
     report = {
         "name": name,
@@ -87,11 +78,31 @@ def publish(
         },
         "versions": {"python": platform.python_version(), **_versions(packages)},
         "settings": dict(settings),
-        "rows": list(rows),
-        "ratios": dict(ratios),
+        "figures": dict(figures),
         "equality": dict(equality),
+        "rows": list(rows),
     }
-    Path(json_path).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Texts to the left, numbers to the right with four digits."""
+    columns = list(rows[0])
+    cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    are_texts = [isinstance(rows[0][column], str) for column in columns]
+    for line in cells:
+        padded = (
+            f"{cell:<{width}}" if is_text else f"{cell:>{width}}"
+            for cell, width, is_text in zip(line, widths, are_texts, strict=True)
+        )
+        print("  ".join(padded).rstrip())
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

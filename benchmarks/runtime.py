@@ -1,6 +1,6 @@
 """Time of each phase of an answer: the engine's graphs and, where installed, transformers.
 
-    python benchmarks/runtime.py [--engine DIR] [--threads N] [--json FILE]
+    python benchmarks/runtime.py [--engine DIR] [--threads N] [--json]
 
 The clip is the engine's golden example, repeated to eight frames. Both sides answer the same
 question in the same run; their tokens must be equal, or no ratio is printed.
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", type=Path, default=NANO)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", metavar="FILE", help="also write the report")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--runs", type=int, default=20)
     options = parser.parse_args()
     engine = load_engine(options.engine, threads=options.threads)
@@ -77,17 +77,19 @@ def main() -> None:
         )
         equality["tokens equal transformers'"] = their_tokens == list(answer())
     rows = timed(cases, options.runs)
-    ratios = {}
-    if equality.get("tokens equal transformers'"):
-        ratios["whole answer, ours over transformers"] = rows[-2]["median"] / rows[-1]["median"]
+    figures: dict[str, float] = {}
+    if theirs is not None:
+        figures["equal"] = int(equality["tokens equal transformers'"])
+    if figures.get("equal"):
+        figures["speedup_answer"] = round(rows[-2]["median"] / rows[-1]["median"], 2)
     publish(
         "runtime",
         rows,
         packages=("numpy", "onnxruntime", "torch", "transformers"),
         settings={"runs": options.runs, "threads": options.threads, "frames": NUM_FRAMES},
-        ratios={name: round(value, 2) for name, value in ratios.items()},
+        figures=figures,
         equality=equality,
-        json_path=options.json,
+        as_json=options.json,
     )
 
 
