@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from molmo2_ros.answers.answer import Answer, Timing, read_answer
+from molmo2_ros.answers.answer import Answer, Timing
 from molmo2_ros.answers.drafts import AnswerDraft
-from molmo2_ros.answers.writing import WrittenText
+from molmo2_ros.answers.writing import AnswerWriter, OnPartial
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling, stamp_text
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import QueryError
@@ -20,12 +20,10 @@ from molmo2_ros.prompt.layout import clip_prefix, images_prefix, question_suffix
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, label, question_text
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
-from molmo2_ros.runtime.decoding import Generation, Guide, Prefix, generate, prefill
+from molmo2_ros.runtime.decoding import Guide, Prefix, generate, prefill
 from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.features import FeatureCache
 from molmo2_ros.tracking.foresight import Foresight
-
-OnPartial = Callable[[Answer], None]  # the answer so far, each time a point is complete
 
 POINT_TOKENS = 768  # 60 points, the most that Molmo2 was trained to write, and words
 ASK_TOKENS = 448  # Molmo2's own limit for questions in words
@@ -60,6 +58,7 @@ class Grounder:
     def __init__(self, engine: Engine, *, max_frames: int = 128, drafted: bool = True) -> None:
         self.engine = engine
         self.drafted = drafted
+        self.num_degenerate = 0  # answers in which the model lost the thread
         self.features = FeatureCache(engine, max_frames)
         self._tokenizer = PromptTokenizer(engine.folder)
         self._foresight = Foresight(self._tokenizer)
@@ -233,28 +232,19 @@ class Grounder:
         max_new_tokens: int | None,
     ) -> list[Answer]:
         suffixes = [question_suffix(self._tokenizer, question_text(query)).ids for query in queries]
-        written = [WrittenText(self._tokenizer) for _ in queries]
-        num_points = [0] * len(queries)
-
-        def on_tokens(row: int, ids: Sequence[int], probabilities: Sequence[float]) -> None:
-            text = written[row]
-            may_end_point = False
-            for token_id, probability in zip(ids, probabilities, strict=True):
-                text.append(token_id, probability)
-                may_end_point = may_end_point or text.may_end_point
-            if on_partial is None or not may_end_point:
-                return
-            so_far = read_answer(
-                queries[row],
-                text.text,
+        writers = [
+            AnswerWriter(
+                self._tokenizer,
+                query,
                 read.frames,
                 are_images=read.are_images,
-                tokens=text.tokens,
-                partial=True,
+                on_partial=on_partial,
             )
-            if len(so_far.points) > num_points[row]:
-                num_points[row] = len(so_far.points)
-                on_partial(so_far)
+            for query in queries
+        ]
+
+        def is_over(row: int) -> bool:
+            return writers[row].is_degenerate or (cancel is not None and cancel(queries[row]))
 
         limit = max_new_tokens or max(_token_limit(query, len(read.frames)) for query in queries)
         started = time.perf_counter()
@@ -264,15 +254,13 @@ class Grounder:
             suffixes,
             max_new_tokens=limit,
             guides=[Guide(drafts=self._drafts(query, read)) for query in queries],
-            on_tokens=on_tokens,
-            cancel=None if cancel is None else lambda row: cancel(queries[row]),
+            on_tokens=lambda row, ids, probabilities: writers[row].append(ids, probabilities),
+            cancel=is_over,
         )
         decode_s = time.perf_counter() - started
         answers = []
-        for query, text, suffix, generation in zip(
-            queries, written, suffixes, generations, strict=True
-        ):
-            spent = replace(
+        for writer, suffix, generation in zip(writers, suffixes, generations, strict=True):
+            timing = replace(
                 read.timing,
                 decode_s=decode_s,
                 num_prompt_tokens=read.prefix.num_tokens + len(suffix),
@@ -281,7 +269,10 @@ class Grounder:
                 num_drafted=generation.num_drafted,
                 num_accepted=generation.num_accepted,
             )
-            answer = _final(query, text, read, generation, spent)
+            answer = writer.finish(
+                truncated=generation.truncated, cancelled=generation.cancelled, timing=timing
+            )
+            self.num_degenerate += answer.degenerate
             self._foresight.learn(answer, read.frames)
             answers.append(answer)
         return answers
@@ -337,20 +328,3 @@ def _token_limit(query: Query, num_frames: int) -> int:
     if query.kind is QueryKind.TRACK:
         return min(MAX_TRACK_TOKENS, POINT_TOKENS // 2 + TRACK_TOKENS_PER_FRAME * num_frames)
     return POINT_TOKENS
-
-
-def _final(
-    query: Query, written: WrittenText, read: _Read, generation: Generation, timing: Timing
-) -> Answer:
-    answer = read_answer(
-        query,
-        written.text,
-        read.frames,
-        are_images=read.are_images,
-        tokens=written.tokens,
-        truncated=generation.truncated or generation.cancelled,
-        timing=timing,
-    )
-    if generation.cancelled:
-        return replace(answer, problems=(*answer.problems, "cancelled before its end"))
-    return answer

@@ -53,6 +53,25 @@ class Taught:
         return getattr(self._engine, name)
 
 
+class Spelling(Taught):
+    """An engine that writes a given text whatever it sees, token after token."""
+
+    def __init__(self, engine, text, num_prompt_tokens):
+        super().__init__(engine)
+        self.script = PromptTokenizer(engine.folder).encode_text(text)
+        self.start = num_prompt_tokens
+
+    def forward(self, ids_BS, positions_BS, bias_B1ST, kv, *, logit_indices_L=None, **more):
+        logits, kv = self._engine.forward(
+            ids_BS, positions_BS, bias_B1ST, kv, logit_indices_L=logit_indices_L, **more
+        )
+        for column, index in enumerate([-1] if logit_indices_L is None else logit_indices_L):
+            place = positions_BS[0, index] - self.start + 1
+            if 0 <= place < len(self.script):
+                logits[0, column, self.script[place]] = 1e6
+        return logits, kv
+
+
 @pytest.mark.parametrize("question", ["Point to the red mug", "Track the lemon", "count: mugs"])
 def test_the_answer_is_what_the_engine_decodes_greedily(engine, grounder, question):
     query, clip = parse_query(question), make_clip()
@@ -219,6 +238,49 @@ def test_a_clip_that_is_longer_than_the_model_can_read_is_refused(engine):
     grounder = Grounder(Taught(engine, text=text))
     with pytest.raises(QueryError, match="ask about fewer frames"):
         grounder.answer(make_clip(2), parse_query("Track the lemon"))
+
+
+@pytest.mark.parametrize(
+    ("text", "trouble"),
+    [
+        # Molmo2 paper, appendix H: points in an even row that does not end.
+        (
+            '<points coords="0.0 '
+            + " ".join(f"{n} {100 + 10 * n} 500" for n in range(1, 80))
+            + '">mugs</points>',
+            "stand in an even row",
+        ),
+        (
+            '<points coords="0.0 1 100 100;'
+            + ";".join(f"{n}.0 {n} 100 {100 + 7 * n}" for n in range(2, 60))
+            + '">mugs</points>',
+            "outside the clip",
+        ),
+    ],
+)
+def test_an_answer_that_lost_the_thread_is_stopped_flagged_and_counted(engine, text, trouble):
+    query, clip = parse_query("point: all mugs"), make_clip(1)
+    num_prompt_tokens = Grounder(engine).answer(clip, query).timing.num_prompt_tokens
+    grounder = Grounder(Spelling(engine, text, num_prompt_tokens), drafted=False)
+    answer = grounder.answer(clip, query)
+    assert any(trouble in problem for problem in answer.problems)
+    assert "stopped, as the model had lost the thread before its end" in answer.problems
+    assert answer.degenerate
+    assert grounder.num_degenerate == 1
+    assert text.startswith(answer.text)
+    assert len(answer.text) < len(text) / 2
+
+
+def test_a_long_answer_that_makes_sense_is_not_stopped(engine):
+    query, clip = parse_query("point: all mugs"), make_clip(1)
+    rng = np.random.default_rng(0)
+    places = " ".join(f"{n} {x} {y}" for n, (x, y) in enumerate(rng.integers(100, 999, (40, 2)), 1))
+    text = f'<points coords="0.0 {places}">mugs</points>'
+    num_prompt_tokens = Grounder(engine).answer(clip, query).timing.num_prompt_tokens
+    answer = Grounder(Spelling(engine, text, num_prompt_tokens)).answer(clip, query)
+    assert answer.text.startswith(text)
+    assert len(answer.points) == 40
+    assert not answer.degenerate
 
 
 def test_a_sliding_window_is_answered_in_few_passes_and_as_without_drafts(engine):

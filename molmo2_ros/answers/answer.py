@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from molmo2_ros.answers.confidence import WrittenToken, point_confidences
 from molmo2_ros.answers.problems import (
+    FROZEN_STAMPS,
+    FROZEN_WHILE_WRITTEN,
     drop_duplicates,
     drop_unknown_images,
     drop_unplaceable,
@@ -66,6 +68,9 @@ class Answer:
     truncated: bool = False  # cut off by the token limit: points so far are kept
     partial: bool = False  # the model is still writing
     problems: tuple[str, ...] = ()  # degenerate or ungrammatical parts, in words
+    degenerate: bool = (
+        False  # the model lost the thread: an endless row, a frozen id, no such stamp
+    )
     timing: Timing = field(default_factory=Timing)
 
 
@@ -107,16 +112,18 @@ def read_answer(
     problems = list(parsed.problems)
     spans = [point.x_span for point in parsed.points]
     confidences = dict(zip(spans, point_confidences(parsed.points, tokens), strict=True))
+    outside = is_frozen = False
     if are_images:
         points = drop_unknown_images(parsed.points, len(frames), problems)
     else:
         start_ns = frames[0].stamp_ns
         times_s = [(frame.stamp_ns - start_ns) / 1e9 for frame in frames]
-        points = drop_unplaceable(parsed.points, times_s, problems)
+        points, outside = drop_unplaceable(parsed.points, times_s, problems)
     points = drop_duplicates(points, problems)
-    note_rows(points, problems)
-    if parsed.is_track and not partial and not are_images:
-        note_frozen(points, frames, problems)
+    is_endless = note_rows(points, problems)
+    if parsed.is_track and not are_images:
+        num_stamps = FROZEN_WHILE_WRITTEN if partial else FROZEN_STAMPS
+        is_frozen = note_frozen(points, frames, problems, num_stamps)
     if not parsed.truncated:
         _note_silence(query, text, parsed, problems)
     if len(problems) > MAX_PROBLEMS:
@@ -144,6 +151,7 @@ def read_answer(
         truncated=parsed.truncated and not partial,
         partial=partial,
         problems=tuple(problems),
+        degenerate=outside or is_frozen or is_endless,
         timing=timing or Timing(),
     )
 

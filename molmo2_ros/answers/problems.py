@@ -18,7 +18,9 @@ from molmo2_ros.camera.frame import Frame
 
 STAMP_TOLERANCE_S = 0.15  # a stamp is written with one decimal of a frame's time
 ROW_LENGTH = 6  # equally spaced points on one frame from which on we speak of a row
+ENDLESS_ROW = 12  # from which on we believe that the model goes on so for ever
 FROZEN_STAMPS = 3  # equal positions from which on we ask whether the picture moved
+FROZEN_WHILE_WRITTEN = 8  # and while more stamps may follow
 CHANGED_GREY = 10.0  # mean absolute grey difference of a patch that is another picture
 _PATCH = 13  # pixels at the width below
 _WIDTH = 160
@@ -26,13 +28,16 @@ _WIDTH = 160
 
 def drop_unplaceable(
     points: Sequence[ParsedPoint], times_s: Sequence[float], problems: list[str]
-) -> list[ParsedPoint]:
+) -> tuple[list[ParsedPoint], bool]:
     """Leave out points whose stamp lies outside the clip: they belong to no frame.
 
     Args:
         points: as written, with stamps in seconds from the clip's first frame.
         times_s: the clip's frame times, increasing, the first 0.
         problems: gets one line per kind of trouble.
+
+    Returns:
+        those inside the clip, and whether any lay outside: stamps rise, so that all later ones do.
     """
     kept = []
     outside = []
@@ -52,7 +57,7 @@ def drop_unplaceable(
         problems.append(f"stamps {_listed(between)} are no frame's: moved to the nearest frame")
     if any(later.stamp < earlier.stamp for earlier, later in zip(points, points[1:], strict=False)):
         problems.append("stamps run backwards")
-    return kept
+    return kept, bool(outside)
 
 
 def drop_unknown_images(
@@ -99,8 +104,13 @@ def drop_duplicates(points: Sequence[ParsedPoint], problems: list[str]) -> list[
     return kept
 
 
-def note_rows(points: Sequence[ParsedPoint], problems: list[str]) -> None:
-    """Name frames with a long row of equally spaced points."""
+def note_rows(points: Sequence[ParsedPoint], problems: list[str]) -> bool:
+    """Name frames with a long row of equally spaced points.
+
+    Returns:
+        whether a row is so long that no things stand like that.
+    """
+    is_endless = False
     frames: dict[float, list[ParsedPoint]] = defaultdict(list)
     for point in points:
         frames[point.stamp].append(point)
@@ -110,11 +120,16 @@ def note_rows(points: Sequence[ParsedPoint], problems: list[str]) -> None:
         longest = _longest_run(bends)
         if longest + 2 >= ROW_LENGTH:
             problems.append(f"{longest + 2} points at {stamp:g} stand in an even row")
+            is_endless = is_endless or longest + 2 >= ENDLESS_ROW
+    return is_endless
 
 
 def note_frozen(
-    points: Sequence[ParsedPoint], frames: Sequence[Frame], problems: list[str]
-) -> None:
+    points: Sequence[ParsedPoint],
+    frames: Sequence[Frame],
+    problems: list[str],
+    num_stamps: int = FROZEN_STAMPS,
+) -> bool:
     """Name ids that never move although the picture under them does.
 
     A still object before a still camera is also written with equal coordinates at every stamp, so
@@ -124,12 +139,17 @@ def note_frozen(
         points: of a track.
         frames: the clip's; its first frame is time 0.
         problems: gets one line per frozen id.
+        num_stamps: equal positions from which on an id is looked at.
+
+    Returns:
+        whether any id is frozen.
     """
+    is_frozen = False
     tracks: dict[int, list[ParsedPoint]] = defaultdict(list)
     for point in points:
         tracks[point.object_id].append(point)
     for object_id, track in tracks.items():
-        if len(track) < FROZEN_STAMPS or len({(point.x, point.y) for point in track}) > 1:
+        if len(track) < num_stamps or len({(point.x, point.y) for point in track}) > 1:
             continue
         first, last = (
             _patch(_nearest(frames, point.stamp), point) for point in track[:: len(track) - 1]
@@ -139,6 +159,8 @@ def note_frozen(
             problems.append(
                 f"id {object_id} is frozen on all {len(track)} stamps while the picture moves"
             )
+            is_frozen = True
+    return is_frozen
 
 
 def _nearest(frames: Sequence[Frame], time_s: float) -> Frame:

@@ -1,15 +1,22 @@
-"""The answer while it is being written: text, and which characters each token added."""
+"""The answer while it is being written: text, characters of each token, and the points so far."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from molmo2_ros.answers.answer import Answer, Timing, read_answer
 from molmo2_ros.answers.confidence import WrittenToken
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.prompt.query import Query
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 
 _UNFINISHED = "\ufffd"  # what bytes that are not yet a whole character decode to
 _MAX_HELD = 4  # no character has more bytes
 _POINT_END = re.compile(r"(?:^|[^\d.])\d{1,4} +\d{3,4} +\d{3,4}\D?$")
+
+OnPartial = Callable[[Answer], None]  # the answer so far, whenever a further point is complete
 
 
 class WrittenText:
@@ -53,3 +60,75 @@ class WrittenText:
         self._parts.append(added)
         self._tail = (self._tail + added)[-24:]
         self._length = end
+
+
+class AnswerWriter:
+    """Reads one answer as it is written.
+
+    Args:
+        tokenizer: the model's.
+        query: what was asked.
+        frames: those shown, as in `read_answer`.
+        are_images: as in `read_answer`.
+        on_partial: gets the answer so far whenever a further point is complete.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        query: Query,
+        frames: Sequence[Frame],
+        *,
+        are_images: bool = False,
+        on_partial: OnPartial | None = None,
+    ) -> None:
+        self._written = WrittenText(tokenizer)
+        self._query = query
+        self._frames = frames
+        self._are_images = are_images
+        self._on_partial = on_partial
+        self._num_points = 0
+        #: The model has lost the thread: what it goes on to write is not worth its time.
+        self.is_degenerate = False
+
+    def append(self, ids: Sequence[int], probabilities: Sequence[float]) -> None:
+        """Add tokens, and look at the points that they complete."""
+        may_end_point = False
+        for token_id, probability in zip(ids, probabilities, strict=True):
+            self._written.append(token_id, probability)
+            may_end_point = may_end_point or self._written.may_end_point
+        if not may_end_point:
+            return
+        so_far = self._read(partial=True)
+        self.is_degenerate = so_far.degenerate
+        if self._on_partial is not None and len(so_far.points) > self._num_points:
+            self._num_points = len(so_far.points)
+            self._on_partial(so_far)
+
+    def finish(self, *, truncated: bool, cancelled: bool, timing: Timing) -> Answer:
+        """The answer with all that was written.
+
+        Args:
+            truncated: the token limit cut it off.
+            cancelled: it was ended before its end.
+            timing: what it cost.
+        """
+        answer = self._read(truncated=truncated or cancelled, timing=timing)
+        if not cancelled:
+            return answer
+        why = "stopped, as the model had lost the thread" if self.is_degenerate else "cancelled"
+        return replace(answer, problems=(*answer.problems, f"{why} before its end"))
+
+    def _read(
+        self, *, partial: bool = False, truncated: bool = False, timing: Timing | None = None
+    ) -> Answer:
+        return read_answer(
+            self._query,
+            self._written.text,
+            self._frames,
+            are_images=self._are_images,
+            tokens=self._written.tokens,
+            partial=partial,
+            truncated=truncated,
+            timing=timing,
+        )

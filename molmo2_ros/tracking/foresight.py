@@ -56,7 +56,9 @@ class Foresight:
         return None if foreseen is None else AnswerDraft(self._tokenizer, foreseen)
 
     def learn(self, answer: Answer, frames: Sequence[Frame]) -> None:
-        """Remember an answer about a clip."""
+        """Remember an answer about a clip, unless the model had lost the thread."""
+        if answer.degenerate:
+            return
         key = _key(answer.query, frames)
         self._last[key] = (answer, frames[-1])
         self._last.move_to_end(key)

@@ -1,0 +1,268 @@
+"""The streaming runtime against transformers' generate() on a camera's sliding clip.
+
+    python benchmarks/bench_stream.py [--answers 50] [--threads 2] [--cases tracking,...] [--json]
+
+A simulated table's camera gives ten frames a second; each new frame slides an 8-frame clip, and
+both sides answer about it in turn. Ours starts from the picture, generate() from patches that were
+cut before its time began. A ratio counts only where all answers have equal tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+import torch  # noqa: E402
+
+from benchmarks.report import publish, spread  # noqa: E402
+from molmo2_ros.camera.clip import Clip, ClipBuffer  # noqa: E402
+from molmo2_ros.engines.checkpoint import load_checkpoint  # noqa: E402
+from molmo2_ros.engines.parity import reference_arguments  # noqa: E402
+from molmo2_ros.grounder import Grounder  # noqa: E402
+from molmo2_ros.prompt.query import Query, parse_query, question_text  # noqa: E402
+from molmo2_ros.prompt.tokenizer import PromptTokenizer  # noqa: E402
+from molmo2_ros.runtime.engine import NANO, Engine, load_engine  # noqa: E402
+from molmo2_ros.runtime.golden import clip_inputs  # noqa: E402
+from molmo2_ros.simulation.source import TableSource  # noqa: E402
+
+CAMERA_HZ = 10.0
+TABLE_SEED = 2
+MAX_NEW_TOKENS = 800
+ONE_TARGET = "track: the lemon"
+EIGHT_QUERIES = (
+    "track: the lemon",
+    "track: the red mug",
+    "track: the blue mug",
+    "track: the bowl",
+    "track: the banana",
+    "track: the cone",
+    "track: the duck",
+    "track: the green apple",
+)
+
+
+class Sliding:
+    """Clips of a simulated camera, each one frame newer than the last."""
+
+    def __init__(self, grounder: Grounder, query: Query) -> None:
+        self._source = TableSource(seed=TABLE_SEED, rate_hz=CAMERA_HZ)
+        self._window = ClipBuffer(duration_s=4.0, max_frames=100)
+        self._grounder, self._query = grounder, query
+        while self._window.push(self._source.read()) and self._clip().times_s[-1] < 3.0:
+            pass
+
+    def __iter__(self) -> Iterator[Clip]:
+        while True:
+            self._window.push(self._source.read())
+            yield self._clip()
+
+    def _clip(self) -> Clip:
+        return self._grounder.clip_for(self._window, self._query)
+
+
+class Reference:
+    """transformers' generate() on the checkpoint that an engine was exported from."""
+
+    def __init__(self, engine: Engine, checkpoint: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._model = load_checkpoint(checkpoint)
+        self._engine = engine
+        self._tokenizer = PromptTokenizer(engine.folder)
+        self.options: dict[str, Any] = {}
+
+    def arguments(self, clip: Clip, query: Query) -> dict[str, Any]:
+        """What generate() reads: patches, pooling and token ids."""
+        images = [frame.image for frame in clip.frames]
+        vision = self._engine.manifest.vision
+        text = question_text(query)
+        return reference_arguments(clip_inputs(vision, self._tokenizer, images, clip.times_s, text))
+
+    @torch.inference_mode()
+    def answer(self, arguments: dict[str, Any]) -> list[int]:
+        """Tokens of the answer, without the ending one."""
+        end = sorted(self._engine.manifest.tokens.eos_ids)
+        written = self._model.generate(
+            **arguments,
+            do_sample=False,
+            max_new_tokens=MAX_NEW_TOKENS,
+            eos_token_id=end,
+            **self.options,
+        )
+        tokens: list[int] = written[0, arguments["input_ids"].shape[1] :].tolist()
+        return tokens[:-1] if tokens and tokens[-1] in end else tokens
+
+    def choose_options(self, clip: Clip, query: Query) -> str:
+        """Take the faster of its two caches; the compiled static cache is not for the CPU."""
+        arguments = self.arguments(clip, query)
+        spent = {}
+        for name in ("dynamic", "static"):
+            self.options = {} if name == "dynamic" else {"cache_implementation": "static"}
+            self.answer(arguments)
+            spent[name] = min(_seconds(lambda: self.answer(arguments))[0] for _ in range(3))
+        best = min(spent, key=lambda name: spent[name])
+        self.options = {} if best == "dynamic" else {"cache_implementation": "static"}
+        return ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in spent.items())
+
+
+@dataclass(slots=True)
+class Measured:
+    """Rows, figures and what was checked."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    equality: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def measure_tracking(engine: Engine, threads: int, num_answers: int, into: Measured) -> None:
+    """(a) One target, tracked on a sliding clip."""
+    query = parse_query(ONE_TARGET)
+    grounder = Grounder(engine)
+    reference = Reference(engine, engine.folder / "checkpoint", threads)
+    clips = iter(Sliding(grounder, query))
+    grounder.answer(next(clips), query)
+    into.settings["generate() caches, tracking"] = reference.choose_options(next(clips), query)
+    ours_ms, theirs_ms, equal, answers = [], [], [], []
+    for _ in range(num_answers):
+        clip = next(clips)
+        arguments = reference.arguments(clip, query)
+        seconds, answer = _seconds(lambda c=clip: grounder.answer(c, query))
+        ours_ms.append(1e3 * seconds)
+        seconds, tokens = _seconds(lambda a=arguments: reference.answer(a))
+        theirs_ms.append(1e3 * seconds)
+        equal.append(_same(engine, answer, tokens))
+        answers.append(answer)
+    into.rows += [
+        spread("tracking: ours, whole answer", ours_ms, "ms"),
+        *(
+            spread(
+                f"tracking: ours, {part}",
+                [1e3 * getattr(a.timing, f"{part}_s") for a in answers],
+                "ms",
+            )
+            for part in ("encode", "prefill", "decode")
+        ),
+        spread("tracking: generate()", theirs_ms, "ms"),
+        spread("tracking: decoder passes", [a.timing.num_passes for a in answers], "passes"),
+        spread("tracking: tokens", [a.timing.num_answer_tokens for a in answers], "tokens"),
+    ]
+    into.equality["tracking: answers with equal tokens"] = f"{sum(equal)} of {len(equal)}"
+    into.figures["equal"] = float(all(equal)) * into.figures.get("equal", 1.0)
+    into.figures["passes_per_answer"] = float(np.mean([a.timing.num_passes for a in answers]))
+    accepted = sum(a.timing.num_accepted for a in answers)
+    into.figures["accepted_per_pass"] = accepted / sum(a.timing.num_passes for a in answers)
+    if all(equal):
+        into.figures["speedup_tracking"] = float(np.median(theirs_ms) / np.median(ours_ms))
+
+
+def measure_queries(engine: Engine, threads: int, num_answers: int, into: Measured) -> None:
+    """(b) Eight queries about one clip, against eight calls of generate()."""
+    queries = [parse_query(text) for text in EIGHT_QUERIES]
+    grounder = Grounder(engine)
+    reference = Reference(engine, engine.folder / "checkpoint", threads)
+    clips = iter(Sliding(grounder, queries[0]))
+    grounder.answer_all(next(clips), queries)
+    reference.choose_options(next(clips), queries[0])
+    ours_ms, theirs_ms, equal, passes = [], [], [], []
+    for _ in range(num_answers):
+        clip = next(clips)
+        arguments = [reference.arguments(clip, query) for query in queries]
+        seconds, answers = _seconds(lambda c=clip: grounder.answer_all(c, queries))
+        ours_ms.append(1e3 * seconds)
+        seconds, written = _seconds(lambda a=arguments: [reference.answer(each) for each in a])
+        theirs_ms.append(1e3 * seconds)
+        equal += [_same(engine, *pair) for pair in zip(answers, written, strict=True)]
+        passes.append(max(answer.timing.num_passes for answer in answers))
+    into.rows += [
+        spread("eight queries: ours", ours_ms, "ms"),
+        spread("eight queries: generate()", theirs_ms, "ms"),
+        spread("eight queries: decoder passes", passes, "passes"),
+    ]
+    into.equality["eight queries: answers with equal tokens"] = f"{sum(equal)} of {len(equal)}"
+    into.figures["equal"] = float(all(equal)) * into.figures.get("equal", 1.0)
+    if all(equal):
+        into.figures["speedup_eight_queries"] = float(np.median(theirs_ms) / np.median(ours_ms))
+
+
+def measure_first_point(engine: Engine, threads: int, num_answers: int, into: Measured) -> None:
+    """First point of an answer when nothing can be drafted: a share of the whole answer's time."""
+    del threads
+    query = parse_query(ONE_TARGET)
+    grounder = Grounder(engine, drafted=False)
+    shares, first_ms = [], []
+    clips = iter(Sliding(grounder, query))
+    for _ in range(num_answers):
+        clip = next(clips)
+        arrived_s: list[float] = []
+        started = time.perf_counter()
+        grounder.answer(
+            clip, query, on_partial=lambda _, to=arrived_s: to.append(time.perf_counter())
+        )
+        whole_s = time.perf_counter() - started
+        if arrived_s:
+            first_ms.append(1e3 * (arrived_s[0] - started))
+            shares.append((arrived_s[0] - started) / whole_s)
+    into.rows.append(spread("nothing drafted: first point", first_ms, "ms"))
+    into.figures["first_point_share"] = float(np.median(shares))
+
+
+CASES: dict[str, Callable[[Engine, int, int, Measured], None]] = {
+    "tracking": measure_tracking,
+    "queries": measure_queries,
+    "first_point": measure_first_point,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", type=Path, default=NANO)
+    parser.add_argument("--answers", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cases", default=",".join(CASES), help="comma between them")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args()
+    engine = load_engine(options.engine, threads=options.threads)
+    measured = Measured(
+        settings={
+            "engine": engine.manifest.name,
+            "answers": options.answers,
+            "threads": options.threads,
+            "camera": f"table {TABLE_SEED}, 320x240, {CAMERA_HZ:g} Hz",
+        }
+    )
+    for case in options.cases.split(","):
+        CASES[case](engine, options.threads, options.answers, measured)
+    publish(
+        "stream",
+        measured.rows,
+        packages=("numpy", "onnxruntime", "torch", "transformers"),
+        settings=measured.settings,
+        figures={name: round(value, 3) for name, value in measured.figures.items()},
+        equality=measured.equality,
+        as_json=options.json,
+    )
+
+
+def _same(engine: Engine, answer: Any, tokens: Sequence[int]) -> bool:
+    text = PromptTokenizer(engine.folder).decode(tokens)
+    return answer.text == text and answer.timing.num_answer_tokens == len(tokens)
+
+
+def _seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = function()
+    return time.perf_counter() - started, result
+
+
+if __name__ == "__main__":
+    main()
