@@ -117,6 +117,18 @@ class PromptTokenizer:
         Raises:
             QueryError: the text holds half a UTF-16 pair, which has no bytes.
         """
+        return [token for piece in self.encode_pieces(text) for token in piece]
+
+    def encode_pieces(self, text: str) -> list[list[int]]:
+        """Encode what somebody wrote, as `encode_text` does, and say which tokens belong together.
+
+        Returns:
+            the tokens of each piece into which the tokenizer splits text before it merges: no token
+            reaches over the end of one, whatever stands in the pieces beside it.
+
+        Raises:
+            QueryError: the text holds half a UTF-16 pair, which has no bytes.
+        """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -124,8 +136,11 @@ class PromptTokenizer:
                 f"text holds U+{ord(text[error.start]):04X} at {error.start}, which is no "
                 "character; write plain text"
             ) from None
-        ids: list[int] = self._text_tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        encoding = self._text_tokenizer.encode(text, add_special_tokens=False)
+        pieces: dict[int | None, list[int]] = {}
+        for token, piece in zip(encoding.ids, encoding.word_ids, strict=True):
+            pieces.setdefault(piece, []).append(token)
+        return list(pieces.values())
 
     def encode_template(self, template: str) -> list[int]:
         """Encode our own words, in which control tokens mean what they say; never a user's."""
@@ -142,6 +157,16 @@ class PromptTokenizer:
         kept = ids if keep_control else [i for i in ids if int(i) not in self._control_ids]
         text: str = self._tokenizer.decode([int(i) for i in kept], skip_special_tokens=False)
         return text
+
+    def token_bytes(self) -> list[bytes]:
+        """The bytes that each token writes, by id; none for control tokens and unused ids."""
+        byte_of = {character: byte for byte, character in _byte_alphabet().items()}
+        vocab: dict[str, int] = self._text_tokenizer.get_vocab()
+        written = [b""] * (max(*vocab.values(), *self._control_ids) + 1)
+        for token, token_id in vocab.items():
+            if all(character in byte_of for character in token):
+                written[token_id] = bytes(byte_of[character] for character in token)
+        return written
 
     def is_visual(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which ids are of the visual block, whose tokens see each other both ways."""
@@ -177,7 +202,7 @@ def _without_added_tokens(description: dict[str, Any], path: Path) -> Tokenizer:
             "text could turn into them; use the tokenizer that belongs to the checkpoint"
         )
     vocab = {token: i for token, i in model["vocab"].items() if token not in added}
-    missing = [token for token in _byte_alphabet() if token not in vocab]
+    missing = [token for token in _byte_alphabet().values() if token not in vocab]
     if missing:
         raise EngineError(
             f"{path} lacks {len(missing)} of the 256 bytes, so that some text has no tokens; "
@@ -192,8 +217,10 @@ def _without_added_tokens(description: dict[str, Any], path: Path) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(text_only))
 
 
-def _byte_alphabet() -> list[str]:
+def _byte_alphabet() -> dict[int, str]:
     """The character that stands for each byte in byte-level BPE (GPT-2's table)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
-    return [chr(byte) for byte in shown] + [chr(256 + i) for i in range(len(hidden))]
+    return {byte: chr(byte) for byte in shown} | {
+        byte: chr(256 + i) for i, byte in enumerate(hidden)
+    }

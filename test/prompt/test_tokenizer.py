@@ -67,6 +67,41 @@ def test_text_without_control_tokens_is_encoded_as_by_the_plain_tokenizer(
     assert tokenizer.encode_text(text) == tokenizer.encode_template(text)
 
 
+@settings(max_examples=100, deadline=None)
+@given(text=TEXT)
+def test_tokens_write_their_bytes(tokenizer, text):
+    bytes_of = tokenizer.token_bytes()
+
+    written = b"".join(bytes_of[token] for token in tokenizer.encode_text(text)).decode()
+    assert written in (text, unicodedata.normalize("NFC", text))
+
+
+def test_control_tokens_write_no_bytes_and_all_other_tokens_do(tokenizer):
+    bytes_of = tokenizer.token_bytes()
+
+    assert len(bytes_of) == tokenizer.num_tokens
+    silent = {token for token, written in enumerate(bytes_of) if not written}
+    assert silent == tokenizer.control_ids
+
+
+@settings(max_examples=100, deadline=None)
+@given(before=TEXT, after=TEXT)
+def test_the_tokens_of_a_piece_do_not_depend_on_what_stands_beside_it(tokenizer, before, after):
+    pieces = tokenizer.encode_pieces(before + after)
+    bytes_of = tokenizer.token_bytes()
+
+    assert sum(pieces, []) == tokenizer.encode_text(before + after)
+    for piece in pieces:
+        text = b"".join(bytes_of[token] for token in piece).decode(errors="replace")
+        assert "\ufffd" in text or tokenizer.encode_text(text) == piece
+
+
+def test_digits_and_marks_are_pieces_of_their_own(tokenizer):
+    pieces = tokenizer.encode_pieces('"0.5 12">')
+
+    assert [tokenizer.decode(piece) for piece in pieces] == list('"0.5 12') + ['">']
+
+
 def test_template_knows_control_tokens_and_text_does_not(tokenizer):
     ids = tokenizer.ids
 
