@@ -117,8 +117,25 @@ class _GrowingCache:
         return key, value
 
 
+class _FullCache:
+    """Gives keys and values that already hold every token."""
+
+    def __init__(self, present: list[torch.Tensor]) -> None:
+        self.present = present
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_index: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        del key, value
+        return self.present[2 * layer_index], self.present[2 * layer_index + 1]
+
+
 class DecoderGraph(nn.Module):
-    """Token ids after a cache -> logits and the grown cache; prefill, verify and decode alike."""
+    """Token ids after a cache -> logits and the grown cache; prefill, verify and decode alike.
+
+    The last layer reads all tokens for its keys and values, and goes on with those alone whose
+    logits are wanted: a prefix of hundreds of tokens wants one.
+    """
 
     def __init__(self, model: Molmo2ForConditionalGeneration) -> None:
         super().__init__()
@@ -142,12 +159,28 @@ class DecoderGraph(nn.Module):
             "unscaled": self.text.rotary_emb_unscaled(hidden_BSD, position_ids_BS),
         }
         cache = _GrowingCache(past)
-        for layer, rope_type in zip(self.text.layers, self.text.rope_types, strict=True):
+        *layers, last_layer = self.text.layers
+        *rope_types, last_rope_type = self.text.rope_types
+        for layer, rope_type in zip(layers, rope_types, strict=True):
             hidden_BSD = layer(
                 hidden_BSD,
                 position_embeddings=rotary[rope_type],
                 attention_mask=attn_bias_B1ST,
                 past_key_values=cache,
             )
-        wanted_BLD = self.text.norm(hidden_BSD.index_select(1, logit_indices_L))
-        return (self.head(wanted_BLD), *cache.present)
+        # Only its keys and values are used of this call; the export drops the rest.
+        last_layer(
+            hidden_BSD,
+            position_embeddings=rotary[last_rope_type],
+            attention_mask=attn_bias_B1ST,
+            past_key_values=cache,
+        )
+        wanted_BLD = last_layer(
+            hidden_BSD.index_select(1, logit_indices_L),
+            position_embeddings=tuple(
+                part_BSE.index_select(1, logit_indices_L) for part_BSE in rotary[last_rope_type]
+            ),
+            attention_mask=attn_bias_B1ST.index_select(2, logit_indices_L),
+            past_key_values=_FullCache(cache.present),
+        )
+        return (self.head(self.text.norm(wanted_BLD)), *cache.present)
