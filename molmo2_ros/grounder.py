@@ -238,6 +238,7 @@ class Grounder:
                 query,
                 read.frames,
                 are_images=read.are_images,
+                calibration=self.engine.manifest.calibration,
                 on_partial=on_partial,
             )
             for query in queries

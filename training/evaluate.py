@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,8 @@ from molmo2_ros.training.metrics import (
     track_f1,
 )
 from molmo2_ros.training.scenes import GONE, SEEN, UNCLEAR, Question, Sightings, locate
+
+Progress = Callable[[Iterable[LabelledClip], int, str], Iterable[LabelledClip]]
 
 STEP_S = 0.5
 AREA_BINS = (100, 200, 300, 450, 600, 900)  # lower bounds, pixels at the model's input
@@ -191,16 +193,27 @@ def _bin(value: float, lower_bounds: Sequence[float]) -> str:
     return f">= {bound:g}"
 
 
-def evaluate(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedScene:
+    """One held-out scene, what was asked about it and what the model said."""
+
+    clip: LabelledClip
+    sightings: Sightings
+    questions: tuple[Question, ...]
+    answers: tuple[Answer, ...]  # in the order of the questions
+    is_clip: bool  # asked to track, not to point and count
+
+
+def ask_held_out(
     grounder: Grounder,
     *,
     seed: int,
     num_stills: int,
     num_clips: int,
     num_frames: int = 8,
-    progress: Callable[[Iterable[LabelledClip], int, str], Iterable[LabelledClip]],
-) -> Tally:
-    """Ask about held-out scenes and score the answers.
+    progress: Progress,
+) -> Iterator[AskedScene]:
+    """Ask about held-out scenes: stills first, then clips.
 
     Args:
         grounder: what is measured.
@@ -210,25 +223,56 @@ def evaluate(
         num_frames: of a clip, half a second apart.
         progress: wraps a stream of scenes; gets its length and a title.
     """
-    tally = Tally(scores=defaultdict(list))
     rng = np.random.default_rng([seed, 7])
-    for clip in progress(held_out_clips(seed, num_stills, 1), num_stills, "stills"):
-        sightings = locate(clip)
-        questions = still_test_questions(sightings, rng)
-        queries = [as_query(q, str(i)) for i, q in enumerate(questions)]
-        answers = grounder.answer_all(as_clip(clip), queries) if queries else []
-        for question, answer in zip(questions, answers, strict=True):
-            score_still(question, answer, clip, sightings, tally)
     stamps_s = tuple(STEP_S * i for i in range(num_frames))
+    for is_clip, length, num_scenes in ((False, 1, num_stills), (True, num_frames, num_clips)):
+        scenes = held_out_clips(seed, num_scenes, length)
+        for clip in progress(scenes, num_scenes, "clips" if is_clip else "stills"):
+            sightings = locate(clip)
+            questions = (
+                clip_test_questions(sightings, stamps_s, rng)
+                if is_clip
+                else still_test_questions(sightings, rng)
+            )
+            queries = [as_query(q, str(i)) for i, q in enumerate(questions)]
+            answers = grounder.answer_all(as_clip(clip), queries) if queries else []
+            yield AskedScene(
+                clip=clip,
+                sightings=sightings,
+                questions=tuple(questions),
+                answers=tuple(answers),
+                is_clip=is_clip,
+            )
+
+
+def evaluate(
+    grounder: Grounder,
+    *,
+    seed: int,
+    num_stills: int,
+    num_clips: int,
+    num_frames: int = 8,
+    progress: Progress,
+) -> Tally:
+    """Ask about held-out scenes and score the answers.
+
+    Args: as `ask_held_out`.
+    """
+    tally = Tally(scores=defaultdict(list))
     seen: list[Sightings] = []
-    for clip in progress(held_out_clips(seed, num_clips, num_frames), num_clips, "clips"):
-        sightings = locate(clip)
-        seen.append(sightings)
-        questions = clip_test_questions(sightings, stamps_s, rng)
-        queries = [as_query(q, str(i)) for i, q in enumerate(questions)]
-        answers = grounder.answer_all(as_clip(clip), queries) if queries else []
-        for question, answer in zip(questions, answers, strict=True):
-            score_track(question, answer, clip, sightings, tally)
+    for scene in ask_held_out(
+        grounder,
+        seed=seed,
+        num_stills=num_stills,
+        num_clips=num_clips,
+        num_frames=num_frames,
+        progress=progress,
+    ):
+        score = score_track if scene.is_clip else score_still
+        if scene.is_clip:
+            seen.append(scene.sightings)
+        for question, answer in zip(scene.questions, scene.answers, strict=True):
+            score(question, answer, scene.clip, scene.sightings, tally)
     tally.scores["clips_with_a_gap"] = [gap_share(seen)]
     return tally
 

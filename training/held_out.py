@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from molmo2_ros.errors import DataError
 from molmo2_ros.simulation.motion import LabelledClip, sample_clip, sample_still
 from molmo2_ros.simulation.objects import OWN_COLOUR
 from molmo2_ros.simulation.world import World
@@ -22,6 +23,8 @@ from molmo2_ros.training.scenes import (
 
 FIRST_WORLD = 900_000  # training worlds have far smaller seeds
 SCENES_PER_WORLD = 10
+MAX_SCENES = 10_000  # of one seed: the worlds of the next one follow
+FIRST_FIT_SEED = 100  # scenes of seeds from here on are for fitting, those before for measuring
 CAMERA_SIZES = ((320, 240), (240, 240), (320, 180))  # in the order of ASPECT_SHARES
 
 
@@ -30,9 +33,16 @@ def held_out_clips(seed: int, num_scenes: int, num_frames: int) -> Iterator[Labe
 
     Args:
         seed: any; different seeds share no world.
-        num_scenes: how many.
+        num_scenes: MAX_SCENES at most.
         num_frames: 1 for stills, else clips of half-second steps.
+
+    Raises:
+        DataError: more scenes than a seed has worlds for.
     """
+    if num_scenes > MAX_SCENES:
+        raise DataError(
+            f"{num_scenes} scenes of one seed, expected {MAX_SCENES} at most; use more seeds"
+        )
     rng = np.random.default_rng([seed, num_frames, FIRST_WORLD])
     world = None
     for number in range(num_scenes):

@@ -1,4 +1,4 @@
-"""Make the embedded engine of a finished run: export, measure, and say where it comes from.
+"""Make the embedded engine of a finished run: export, calibrate, measure, say where it comes from.
 
 `python -m molmo2_ros.training.publish --run runs/nano --engine engines/nano`
 """
@@ -24,8 +24,9 @@ from molmo2_ros.runtime.manifest import Manifest, SamplingFacts, TrainingFacts
 from molmo2_ros.simulation.motion import sample_clip
 from molmo2_ros.simulation.objects import CATEGORIES
 from molmo2_ros.simulation.world import World
+from molmo2_ros.training.calibrate import fit
 from molmo2_ros.training.evaluate import evaluate, git_commit, report, show_progress
-from molmo2_ros.training.held_out import FIRST_WORLD, clip_test_questions
+from molmo2_ros.training.held_out import FIRST_FIT_SEED, FIRST_WORLD, clip_test_questions
 from molmo2_ros.training.scenes import locate
 
 SKILLS = ("track", "point", "count", "seed")
@@ -50,20 +51,23 @@ def draw_golden(image_size: int) -> Golden:
                 )
 
 
-def publish(run: Path, engine: Path, *, num_stills: int, num_clips: int, seed: int) -> Manifest:
-    """Turn a run's checkpoint into an engine folder with measured figures in its manifest.
+def publish(
+    run: Path, engine: Path, *, num_stills: int, num_clips: int, seed: int, fit_seed: int
+) -> Manifest:
+    """Turn a run's checkpoint into an engine folder with figures and curves in its manifest.
 
     The Hugging Face checkpoint goes into `engine/checkpoint`: parity tests and fine-tuning use it.
 
     Args:
         run: folder of a finished training.
         engine: folder to make or replace.
-        num_stills: held-out scenes of one frame for the figures.
-        num_clips: held-out clips for the figures.
-        seed: of the held-out scenes.
+        num_stills: held-out scenes of one frame for the figures, and as many for the curves.
+        num_clips: held-out clips for the figures, and as many for the curves.
+        seed: of the held-out scenes for the figures.
+        fit_seed: of the held-out scenes for the curves that calibrate confidences.
 
     Raises:
-        DataError: the run is not finished.
+        DataError: the run is not finished, or `fit_seed` is one for measuring.
     """
     checkpoint = run / "checkpoint"
     if not (checkpoint / "model.safetensors").exists():
@@ -81,8 +85,16 @@ def publish(run: Path, engine: Path, *, num_stills: int, num_clips: int, seed: i
     with tempfile.TemporaryDirectory(dir=run) as scratch:
         fresh = Path(scratch) / "engine"
         manifest = export_checkpoint(checkpoint, fresh, description=description, golden=golden)
+        grounder = Grounder(load_engine(fresh, threads=1))
+        calibration = fit(
+            grounder,
+            seed=fit_seed,
+            num_stills=num_stills,
+            num_clips=num_clips,
+            progress=show_progress,
+        )
         tally = evaluate(
-            Grounder(load_engine(fresh, threads=1)),
+            grounder,
             seed=seed,
             num_stills=num_stills,
             num_clips=num_clips,
@@ -91,7 +103,9 @@ def publish(run: Path, engine: Path, *, num_stills: int, num_clips: int, seed: i
         figures = report(tally)["figures"]
         measured = {"scenes": num_stills, "clips": num_clips, "seed": seed, **figures}
         manifest = dataclasses.replace(
-            manifest, training=dataclasses.replace(training, metrics=measured)
+            manifest,
+            training=dataclasses.replace(training, metrics=measured),
+            calibration=calibration,
         )
         manifest.write(fresh)
         shutil.rmtree(engine, ignore_errors=True)
@@ -107,7 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", type=Path, default=Path("engines/nano"))
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--clips", type=int, default=125)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes for the figures")
+    parser.add_argument(
+        "--fit-seed", type=int, default=FIRST_FIT_SEED, help="of the scenes for the curves"
+    )
     options = parser.parse_args(arguments)
     try:
         manifest = publish(
@@ -116,6 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
             num_stills=options.scenes,
             num_clips=options.clips,
             seed=options.seed,
+            fit_seed=options.fit_seed,
         )
     except Molmo2Error as error:
         print(f"publish: {error}", file=sys.stderr)

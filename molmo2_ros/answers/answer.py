@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from molmo2_ros.answers.confidence import WrittenToken, point_confidences
+from molmo2_ros.answers.confidence import WrittenToken, confidence, point_scores
 from molmo2_ros.answers.problems import (
     FROZEN_STAMPS,
     FROZEN_WHILE_WRITTEN,
@@ -18,6 +18,7 @@ from molmo2_ros.answers.problems import (
 from molmo2_ros.answers.text import ParsedAnswer, ParsedPoint, parse_answer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query, QueryKind
+from molmo2_ros.runtime.manifest import CalibrationFacts
 
 MAX_PROBLEMS = 8  # lines of an answer's `problems`; the rest is counted
 
@@ -31,7 +32,8 @@ class AnsweredPoint:
     x: float  # 0..1 of the frame's width
     y: float  # 0..1 of the frame's height
     image_index: int | None = None  # 1-based image number when several images were asked about
-    confidence: float | None = None  # 0..1, from the probabilities of its tokens
+    confidence: float | None = None  # 0..1, that it is right; `score` if the engine has no curve
+    score: float | None = None  # 0..1, from the probabilities of its tokens: a rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def read_answer(
     *,
     are_images: bool = False,
     tokens: Sequence[WrittenToken] = (),
+    calibration: CalibrationFacts | None = None,
     partial: bool = False,
     truncated: bool = False,
     timing: Timing | None = None,
@@ -101,6 +104,7 @@ def read_answer(
         frames: those shown, in time order; for images in the order shown.
         are_images: groups of points are opened by an image number instead of a stamp.
         tokens: the tokens of `text`, for the points' confidence.
+        calibration: the engine's; None leaves confidences at their raw scores.
         partial: the model is still writing.
         truncated: a limit cut the answer off.
         timing: what it cost.
@@ -111,7 +115,7 @@ def read_answer(
     parsed = parse_answer(text, complete=not (partial or truncated))
     problems = list(parsed.problems)
     spans = [point.x_span for point in parsed.points]
-    confidences = dict(zip(spans, point_confidences(parsed.points, tokens), strict=True))
+    scores = dict(zip(spans, point_scores(parsed.points, tokens), strict=True))
     outside = is_frozen = False
     if are_images:
         points = drop_unknown_images(parsed.points, len(frames), problems)
@@ -140,7 +144,8 @@ def read_answer(
                 x=point.x,
                 y=point.y,
                 image_index=int(point.stamp) if numbered else None,
-                confidence=confidences[point.x_span],
+                confidence=confidence(scores[point.x_span], calibration, is_track=parsed.is_track),
+                score=scores[point.x_span],
             )
             for point in points
         ),

@@ -1,21 +1,33 @@
 """How sure the model was of a point: from the probabilities of the tokens that decide about it.
 
-A point's confidence is the least probability of the tokens that lead to it ("is there another one,
-and when": everything from the end of the point before to its id), times the geometric mean of the
-probabilities of the first digits of x and y ("in which tenth of the frame"). Of the figures tried
-it tells right points from wrong ones best (docs/journal.md). The later digits tell nothing: their
-neighbours share probability however sure the model is of the object. It is a rank rather than a
-probability: points near the border between two tenths come out too low, so that a calibration
-would be a rising curve over it.
+A point's score is the product of three things that the model may doubt:
+
+- that there is anything at all: the answer's first token;
+- that there is another one, there and then: the least probable of the tokens that lead to the
+  point, from the end of the point before to its id;
+- where it is: the geometric mean over the tokens that write the first two digits of x and y, the
+  hundredth of the frame.
+
+Of the figures tried it tells right points from wrong ones best (docs/journal.md). It is a rank,
+well below the share of points that are right: neighbouring hundredths share probability however
+sure the model is of the object. An engine whose manifest holds a calibration (fitted on held-out
+scenes by `python -m molmo2_ros.training.calibrate`) turns it into the probability that the point
+lies on what was asked for.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from molmo2_ros.answers.text import ParsedPoint
+from molmo2_ros.runtime.manifest import CalibrationFacts
+
+_DECIDING_DIGITS = 2  # of each coordinate; a third one is label noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,35 +39,62 @@ class WrittenToken:
     probability: float  # 0..1
 
 
-def point_confidences(
+def point_scores(
     points: Sequence[ParsedPoint], tokens: Sequence[WrittenToken]
 ) -> list[float | None]:
-    """The confidence of each point.
+    """The raw score of each point.
 
     Args:
         points: of one answer, all of them, in the order written.
-        tokens: in the order written; spans refer to the same text.
+        tokens: in the order written, from the answer's first; spans refer to the same text.
 
     Returns:
-        0..1 each, or None where no token covers a point's first digits.
+        0..1 each, or None where no token covers a deciding digit.
     """
-    confidences = []
+    starts = [token.start for token in tokens]
+    scores = []
     before = 0
     for point in points:
-        confidences.append(_confidence(point, before, tokens))
+        digits = [_digits(span[0], tokens, starts) for span in (point.x_span, point.y_span)]
+        score = None
+        if all(digits):
+            # The first token has a say of its own, in every point of the answer.
+            leading = tokens[max(1, bisect_left(starts, before)) : digits[0][0]]
+            least = min((token.probability for token in leading), default=1.0)
+            where = math.prod(_geometric_mean(tokens, written) for written in digits)
+            score = tokens[0].probability * least * math.sqrt(where)
+        scores.append(score)
         before = point.y_span[1]
-    return confidences
+    return scores
 
 
-def _confidence(point: ParsedPoint, before: int, tokens: Sequence[WrittenToken]) -> float | None:
-    x_at, y_at = point.x_span[0], point.y_span[0]
-    digits = [
-        token.probability
-        for at in (x_at, y_at)
-        for token in tokens
-        if token.start <= at < token.end
-    ]
-    if len(digits) < 2:
-        return None
-    leading = [token.probability for token in tokens if token.start >= before and token.end <= x_at]
-    return min(leading, default=1.0) * math.sqrt(digits[0] * digits[1])
+def confidence(
+    score: float | None, calibration: CalibrationFacts | None, *, is_track: bool
+) -> float | None:
+    """The probability that a point is right, or its raw score where no curve was fitted.
+
+    Args:
+        score: from `point_scores`.
+        calibration: the engine's.
+        is_track: the point stands in a <tracks> tag, whose curve is another one.
+    """
+    if score is None or calibration is None:
+        return score
+    curve = calibration.tracks if is_track else calibration.points
+    return float(np.interp(score, curve.scores, curve.probabilities))
+
+
+def _digits(at: int, tokens: Sequence[WrittenToken], starts: Sequence[int]) -> list[int]:
+    """Indices of the tokens that write the deciding digits from `at` on; empty if one lacks."""
+    written: list[int] = []
+    for place in range(at, at + _DECIDING_DIGITS):
+        index = bisect_right(starts, place) - 1
+        if index < 0 or tokens[index].end <= place:
+            return []
+        if index not in written:  # some tokenizers write several digits at once
+            written.append(index)
+    return written
+
+
+def _geometric_mean(tokens: Sequence[WrittenToken], indices: Sequence[int]) -> float:
+    return math.prod(tokens[index].probability for index in indices) ** (1 / len(indices))

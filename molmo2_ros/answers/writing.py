@@ -11,6 +11,7 @@ from molmo2_ros.answers.confidence import WrittenToken
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.runtime.manifest import CalibrationFacts
 
 _UNFINISHED = "\ufffd"  # what bytes that are not yet a whole character decode to
 _MAX_HELD = 4  # no character has more bytes
@@ -70,6 +71,7 @@ class AnswerWriter:
         query: what was asked.
         frames: those shown, as in `read_answer`.
         are_images: as in `read_answer`.
+        calibration: as in `read_answer`.
         on_partial: gets the answer so far whenever a further point is complete.
     """
 
@@ -80,12 +82,14 @@ class AnswerWriter:
         frames: Sequence[Frame],
         *,
         are_images: bool = False,
+        calibration: CalibrationFacts | None = None,
         on_partial: OnPartial | None = None,
     ) -> None:
         self._written = WrittenText(tokenizer)
         self._query = query
         self._frames = frames
         self._are_images = are_images
+        self._calibration = calibration
         self._on_partial = on_partial
         self._num_points = 0
         #: The model has lost the thread: what it goes on to write is not worth its time.
@@ -128,6 +132,7 @@ class AnswerWriter:
             self._frames,
             are_images=self._are_images,
             tokens=self._written.tokens,
+            calibration=self._calibration,
             partial=partial,
             truncated=truncated,
             timing=timing,

@@ -15,6 +15,7 @@ from molmo2_ros.runtime.strict_json import read_dataclass
 FORMAT = 1
 FILE_NAME = "manifest.json"
 SKILLS = ("track", "point", "count", "seed", "crops", "images", "ask", "caption", "subtitles")
+REFIT = "fit the curve again with `python -m molmo2_ros.training.calibrate`"
 REBUILD = "fetch the folder again, or make it anew with `python -m molmo2_ros.engines.export`"
 
 
@@ -92,6 +93,26 @@ class TrainingFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurveFacts:
+    """A rising curve, straight between its knots, from a point's raw score to a probability."""
+
+    scores: tuple[float, ...]  # of the knots, 0..1, rising
+    probabilities: tuple[float, ...]  # that the point is right, one a knot, 0..1, never falling
+    num_points: int  # that it was fitted on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationFacts:
+    """What makes a probability of a point's raw score, and what that was fitted on."""
+
+    points: CurveFacts  # for points of one frame
+    tracks: CurveFacts  # for points of tracks
+    stills: int  # scenes of one frame
+    clips: int  # scenes of several frames
+    seed: int  # of the scenes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenFacts:
     """The example by which a freshly loaded engine proves itself."""
 
@@ -116,6 +137,7 @@ class Manifest:
     vocabulary: tuple[str, ...] = ()  # nouns that a small model knows; empty: no such limit
     training: TrainingFacts = field(default_factory=TrainingFacts)
     golden: GoldenFacts | None = None
+    calibration: CalibrationFacts | None = None  # None: a point's confidence is its raw score
 
     @staticmethod
     def load(folder: str | Path, verify: bool = True) -> Manifest:
@@ -178,6 +200,9 @@ class Manifest:
             )
         for part in (manifest.vision, manifest.text, manifest.sampling):
             _check_sizes(part, where)
+        if manifest.calibration is not None:
+            for name in ("points", "tracks"):
+                _check_curve(getattr(manifest.calibration, name), f"{where}: calibration: {name}")
         absent = sorted({manifest.tokens.bos, *manifest.tokens.eos} - manifest.tokens.ids.keys())
         if absent:
             raise EngineError(f"{where}: tokens.ids lacks {absent}; {REBUILD}")
@@ -214,6 +239,24 @@ def _check_sizes(part: VisionFacts | TextFacts | SamplingFacts, where: str) -> N
             f"{where}: image_size {part.image_size} is no multiple of patch_size "
             f"{part.patch_size}; {REBUILD}"
         )
+
+
+def _check_curve(curve: CurveFacts, where: str) -> None:
+    """Refuse knots that are no rising curve within 0..1."""
+    if not curve.scores or len(curve.scores) != len(curve.probabilities):
+        raise EngineError(
+            f"{where} has {len(curve.scores)} scores and {len(curve.probabilities)} probabilities, "
+            f"expected as many of both, and one at least; {REFIT}"
+        )
+    for name, values in (("scores", curve.scores), ("probabilities", curve.probabilities)):
+        steps = zip((0.0, *values), (*values, 1.0), strict=True)
+        if not all(low <= high for low, high in steps):
+            raise EngineError(
+                f"{where}: {name} are {list(values)}, expected values within 0..1 that never fall; "
+                f"{REFIT}"
+            )
+    if len(set(curve.scores)) < len(curve.scores):
+        raise EngineError(f"{where}: a score stands twice in {list(curve.scores)}; {REFIT}")
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None:

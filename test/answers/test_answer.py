@@ -9,6 +9,7 @@ from molmo2_ros.answers.answer import MAX_PROBLEMS, read_answer
 from molmo2_ros.answers.confidence import WrittenToken
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query, QueryKind
+from molmo2_ros.runtime.manifest import CalibrationFacts, CurveFacts
 
 SECOND = 1_000_000_000
 
@@ -29,6 +30,10 @@ def make_query(kind):
 
 def tracks(*groups):
     return f'<tracks coords="{";".join(groups)}">mug</tracks>'
+
+
+def points(group):
+    return f'<points coords="{group}">mug</points>'
 
 
 TRACK, POINT, COUNT, ASK = (
@@ -59,7 +64,23 @@ def test_confidence_of_each_point_comes_from_its_tokens():
     ]
     answer = read_answer(TRACK, text, make_clip(0), tokens=tokens)
     # The second point's leading tokens were all written within the first span.
-    assert [p.confidence for p in answer.points] == pytest.approx([0.9, 0.5])
+    assert [p.score for p in answer.points] == pytest.approx([0.9 * 0.9, 0.9 * 0.5])
+    assert [p.confidence for p in answer.points] == [p.score for p in answer.points]
+
+
+def test_confidence_is_a_probability_where_the_engine_has_a_curve_for_the_tag():
+    curves = {
+        name: CurveFacts(scores=(0.0, 1.0), probabilities=(level, level), num_points=1)
+        for name, level in (("points", 0.25), ("tracks", 0.75))
+    }
+    calibration = CalibrationFacts(**curves, stills=1, clips=1, seed=100)
+    for text, level in ((tracks("0.0 1 100 200"), 0.75), (points("0.0 1 100 200"), 0.25)):
+        tokens = [WrittenToken(start=0, end=len(text), probability=0.5)]
+        (point,) = read_answer(
+            TRACK, text, make_clip(0), tokens=tokens, calibration=calibration
+        ).points
+        assert point.confidence == level
+        assert point.score == pytest.approx(0.25)
 
 
 def test_points_outside_the_clip_are_dropped_and_named():

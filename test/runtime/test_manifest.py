@@ -89,6 +89,30 @@ def test_file_outside_the_folder_is_refused(engine_folder):
         Manifest.load(engine_folder)
 
 
+def curves(scores, probabilities):
+    """A calibration as JSON."""
+    curve = {"scores": scores, "probabilities": probabilities, "num_points": 5}
+    whole = {"scores": [0.5], "probabilities": [0.5], "num_points": 5}
+    return {"points": curve, "tracks": whole, "stills": 2, "clips": 1, "seed": 100}
+
+
+CURVES = curves([0.1, 0.2], [0.5, 0.9])
+
+
+def test_manifest_without_a_calibration_is_read(engine_folder):
+    edit(engine_folder, lambda content: content.pop("calibration", None))
+    assert Manifest.load(engine_folder).calibration is None
+
+
+def test_calibration_is_read_and_written_back_equal(engine_folder, tmp_path):
+    edit(engine_folder, set_at("calibration", CURVES))
+    manifest = Manifest.load(engine_folder)
+    assert manifest.calibration.points.scores == (0.1, 0.2)
+    assert manifest.calibration.tracks.probabilities == (0.5,)
+    manifest.write(tmp_path)
+    assert Manifest.parse(json.loads((tmp_path / FILE_NAME).read_text())) == manifest
+
+
 def set_at(path, value):
     """A change of the manifest's JSON at a dotted path."""
 
@@ -118,6 +142,15 @@ def set_at(path, value):
         ("sampling.point_fps", None, "sampling: point_fps is None, expected float"),
         ("tokens.ids", {}, r"tokens\.ids lacks"),
         ("tokens.ids", {"<im_patch>": 1.5}, "tokens: ids: <im_patch> is 1.5, expected int"),
+        ("calibration", {**CURVES, "zoom": 1}, "calibration: unknown key zoom"),
+        ("calibration", {**CURVES, "points": None}, "calibration: points holds None"),
+        ("calibration", curves([], []), "points has 0 scores and 0 probabilities"),
+        ("calibration", curves([0.1, 0.2], [0.5]), "points has 2 scores and 1 probabilities"),
+        ("calibration", curves([0.2, 0.1], [0, 1]), r"scores are \[0.2, 0.1\]"),
+        ("calibration", curves([0.2, 0.2], [0, 1]), "a score stands twice .*training.calibrate"),
+        ("calibration", curves([0.1, 0.2], [0.6, 0.5]), r"probabilities are \[0.6, 0.5\]"),
+        ("calibration", curves([0.1, 0.2], [0.5, 1.1]), "that never fall"),
+        ("calibration", curves([0.1, 0.2], [float("nan"), 1]), "within 0..1"),
         ("head", "pointer", "head is 'pointer'"),
         ("skills", ["juggle"], r"unknown skills \['juggle'\], known are"),
         ("golden", {"file": "other.npz"}, r"files lacks other\.npz"),

@@ -1,5 +1,8 @@
 import numpy as np
+import pytest
 
+from molmo2_ros.errors import DataError
+from molmo2_ros.training import held_out
 from molmo2_ros.training.evaluate import as_query
 from molmo2_ros.training.held_out import (
     clip_test_questions,
@@ -15,6 +18,24 @@ def test_held_out_scenes_are_the_same_for_a_seed_and_others_for_another():
     assert first.frames.shape != other.frames.shape or not np.array_equal(
         first.frames, other.frames
     )
+
+
+def test_seeds_share_no_world(monkeypatch):
+    # A scene of a seed is drawn from one of its worlds; here a world is its number alone.
+    monkeypatch.setattr(held_out, "World", lambda number: number)
+    monkeypatch.setattr(held_out, "sample_still", lambda world, rng, size: world)
+    monkeypatch.setattr(held_out, "sample_clip", lambda world, rng, num_frames, size: world)
+    used = [
+        set(held_out_clips(seed, held_out.MAX_SCENES, num_frames))
+        for seed in (0, 1, held_out.FIRST_FIT_SEED - 1, held_out.FIRST_FIT_SEED)
+        for num_frames in (1, 8)
+    ]
+    assert sum(map(len, used)) == len(set.union(*used)) == 8 * 1000
+
+
+def test_more_scenes_than_a_seed_has_worlds_for_are_refused():
+    with pytest.raises(DataError, match="10001 scenes of one seed, expected 10000 at most"):
+        next(held_out_clips(0, held_out.MAX_SCENES + 1, 1))
 
 
 def test_every_test_question_is_one_that_the_package_itself_asks():

@@ -3,9 +3,14 @@ import pytest
 
 from molmo2_ros.training.metrics import (
     FrameScore,
+    ReliabilityBin,
+    auroc,
     bootstrap_interval,
+    brier_score,
+    calibration_error,
     ids_one_to_one,
     instance_at,
+    reliability,
     score_frame,
     track_f1,
 )
@@ -62,3 +67,52 @@ def test_bootstrap_interval_contains_the_mean_and_shrinks_with_more_values():
     assert low < 0.5 < high
     narrow_low, narrow_high = bootstrap_interval(many)
     assert narrow_high - narrow_low < (high - low) / 5
+
+
+def test_brier_score_is_the_mean_squared_error_of_probabilities():
+    assert brier_score([1.0, 0.5, 0.2], [1, 0, 0]) == pytest.approx((0 + 0.25 + 0.04) / 3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "outcomes", "expected"),
+    [
+        ([0.1, 0.4, 0.6, 0.9], [0, 0, 1, 1], 1.0),
+        ([0.9, 0.6, 0.4, 0.1], [0, 0, 1, 1], 0.0),
+        ([0.2, 0.3, 0.1], [0, 1, 1], 0.5),
+        ([0.5, 0.5, 0.7], [0, 1, 1], 0.75),  # of two pairs one is a tie
+    ],
+)
+def test_auroc_is_the_share_of_pairs_in_order(scores, outcomes, expected):
+    assert auroc(scores, outcomes) == pytest.approx(expected)
+
+
+def test_auroc_of_one_kind_of_outcome_is_unknown():
+    assert np.isnan(auroc([0.2, 0.3], [1, 1]))
+
+
+FORETOLD, CAME = [0.05, 0.1, 0.15, 0.95], [0, 1, 0, 1]
+
+
+def test_bins_of_equal_width_hold_their_upper_edge():
+    assert reliability(FORETOLD, CAME) == [
+        ReliabilityBin(num=2, foretold=pytest.approx(0.075), came=0.5),
+        ReliabilityBin(num=1, foretold=0.15, came=0.0),
+        ReliabilityBin(num=1, foretold=0.95, came=1.0),
+    ]
+    assert [entry.num for entry in reliability([0.0, 1.0], [0, 1], num_bins=2)] == [1, 1]
+
+
+def test_bins_of_equal_mass_hold_equal_numbers():
+    assert reliability(FORETOLD, CAME, num_bins=2, equal_mass=True) == [
+        ReliabilityBin(num=2, foretold=pytest.approx(0.075), came=0.5),
+        ReliabilityBin(num=2, foretold=pytest.approx(0.55), came=0.5),
+    ]
+
+
+def test_calibration_error_weighs_bins_by_their_points():
+    assert calibration_error(reliability(FORETOLD, CAME)) == pytest.approx(
+        (2 * 0.425 + 0.15 + 0.05) / 4
+    )
+    rng = np.random.default_rng(0)
+    honest = rng.random(50_000)
+    assert calibration_error(reliability(honest, rng.random(50_000) < honest)) < 0.01
