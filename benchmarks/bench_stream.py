@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,9 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
 
+from benchmarks.released_size import make_engine  # noqa: E402
 from benchmarks.report import publish, spread  # noqa: E402
+from molmo2_ros.answers.answer import Answer  # noqa: E402
 from molmo2_ros.camera.clip import Clip, ClipBuffer  # noqa: E402
 from molmo2_ros.engines.checkpoint import load_checkpoint  # noqa: E402
 from molmo2_ros.engines.parity import reference_arguments  # noqa: E402
@@ -72,8 +75,11 @@ class Sliding:
 class Reference:
     """transformers' generate() on the checkpoint that an engine was exported from."""
 
-    def __init__(self, engine: Engine, checkpoint: Path, threads: int) -> None:
+    def __init__(
+        self, engine: Engine, checkpoint: Path, threads: int, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> None:
         torch.set_num_threads(threads)
+        self._max_new_tokens = max_new_tokens
         self._model = load_checkpoint(checkpoint)
         self._engine = engine
         self._tokenizer = PromptTokenizer(engine.folder)
@@ -93,7 +99,7 @@ class Reference:
         written = self._model.generate(
             **arguments,
             do_sample=False,
-            max_new_tokens=MAX_NEW_TOKENS,
+            max_new_tokens=self._max_new_tokens,
             eos_token_id=end,
             **self.options,
         )
@@ -125,43 +131,69 @@ class Measured:
 
 def measure_tracking(engine: Engine, threads: int, num_answers: int, into: Measured) -> None:
     """(a) One target, tracked on a sliding clip."""
+    checkpoint = engine.folder / "checkpoint"
+    answers = _tracking("tracking", engine, checkpoint, threads, num_answers, into)
+    passes = [answer.timing.num_passes for answer in answers]
+    into.figures["passes_per_answer"] = float(np.mean(passes))
+    accepted = sum(answer.timing.num_accepted for answer in answers)
+    into.figures["accepted_per_pass"] = accepted / sum(passes)
+
+
+def measure_released(engine: Engine, threads: int, num_answers: int, into: Measured) -> None:
+    """(c) The released vision size, two layers of Qwen3-4B's width, random weights."""
+    del engine
+    with tempfile.TemporaryDirectory() as folder:
+        released = load_engine(make_engine(Path(folder)), threads=threads)
+        checkpoint = Path(folder) / "checkpoint"
+        _tracking("released_vision", released, checkpoint, threads, num_answers, into, 100)
+
+
+def _tracking(
+    name: str,
+    engine: Engine,
+    checkpoint: Path,
+    threads: int,
+    num_answers: int,
+    into: Measured,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> list[Answer]:
     query = parse_query(ONE_TARGET)
     grounder = Grounder(engine)
-    reference = Reference(engine, engine.folder / "checkpoint", threads)
+    reference = Reference(engine, checkpoint, threads, max_new_tokens)
     clips = iter(Sliding(grounder, query))
-    grounder.answer(next(clips), query)
-    into.settings["generate() caches, tracking"] = reference.choose_options(next(clips), query)
+    grounder.answer(next(clips), query, max_new_tokens=max_new_tokens)
+    into.settings[f"generate() caches, {name}"] = reference.choose_options(next(clips), query)
     ours_ms, theirs_ms, equal, answers = [], [], [], []
     for _ in range(num_answers):
         clip = next(clips)
         arguments = reference.arguments(clip, query)
-        seconds, answer = _seconds(lambda c=clip: grounder.answer(c, query))
+        seconds, answer = _seconds(
+            lambda c=clip: grounder.answer(c, query, max_new_tokens=max_new_tokens)
+        )
         ours_ms.append(1e3 * seconds)
         seconds, tokens = _seconds(lambda a=arguments: reference.answer(a))
         theirs_ms.append(1e3 * seconds)
         equal.append(_same(engine, answer, tokens))
         answers.append(answer)
     into.rows += [
-        spread("tracking: ours, whole answer", ours_ms, "ms"),
+        spread(f"{name}: ours, whole answer", ours_ms, "ms"),
         *(
             spread(
-                f"tracking: ours, {part}",
+                f"{name}: ours, {part}",
                 [1e3 * getattr(a.timing, f"{part}_s") for a in answers],
                 "ms",
             )
             for part in ("encode", "prefill", "decode")
         ),
-        spread("tracking: generate()", theirs_ms, "ms"),
-        spread("tracking: decoder passes", [a.timing.num_passes for a in answers], "passes"),
-        spread("tracking: tokens", [a.timing.num_answer_tokens for a in answers], "tokens"),
+        spread(f"{name}: generate()", theirs_ms, "ms"),
+        spread(f"{name}: decoder passes", [a.timing.num_passes for a in answers], "passes"),
+        spread(f"{name}: tokens", [a.timing.num_answer_tokens for a in answers], "tokens"),
     ]
-    into.equality["tracking: answers with equal tokens"] = f"{sum(equal)} of {len(equal)}"
+    into.equality[f"{name}: answers with equal tokens"] = f"{sum(equal)} of {len(equal)}"
     into.figures["equal"] = float(all(equal)) * into.figures.get("equal", 1.0)
-    into.figures["passes_per_answer"] = float(np.mean([a.timing.num_passes for a in answers]))
-    accepted = sum(a.timing.num_accepted for a in answers)
-    into.figures["accepted_per_pass"] = accepted / sum(a.timing.num_passes for a in answers)
     if all(equal):
-        into.figures["speedup_tracking"] = float(np.median(theirs_ms) / np.median(ours_ms))
+        into.figures[f"speedup_{name}"] = float(np.median(theirs_ms) / np.median(ours_ms))
+    return answers
 
 
 def measure_queries(engine: Engine, threads: int, num_answers: int, into: Measured) -> None:
@@ -219,6 +251,7 @@ CASES: dict[str, Callable[[Engine, int, int, Measured], None]] = {
     "tracking": measure_tracking,
     "queries": measure_queries,
     "first_point": measure_first_point,
+    "released": measure_released,
 }
 
 
