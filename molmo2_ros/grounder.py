@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from molmo2_ros.answers.answer import Answer, Timing
-from molmo2_ros.answers.drafts import AnswerDraft
+from molmo2_ros.answers.grammar import AnswerGrammar
 from molmo2_ros.answers.writing import AnswerWriter, OnPartial
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling, stamp_text
 from molmo2_ros.camera.frame import Frame
@@ -53,15 +53,29 @@ class Grounder:
         engine: from `load_engine`.
         max_frames: frames whose features are kept.
         drafted: read ahead what an answer will probably say; the answers are the same without.
+        constrained: let the model write only what the answer grammar allows, so that every answer
+            can be read; without it the model's own choice stands, whatever it is.
     """
 
-    def __init__(self, engine: Engine, *, max_frames: int = 128, drafted: bool = True) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_frames: int = 128,
+        drafted: bool = True,
+        constrained: bool = False,
+    ) -> None:
         self.engine = engine
         self.drafted = drafted
+        self.constrained = constrained
         self.num_degenerate = 0  # answers in which the model lost the thread
         self.features = FeatureCache(engine, max_frames)
         self._tokenizer = PromptTokenizer(engine.folder)
         self._foresight = Foresight(self._tokenizer)
+        manifest = engine.manifest
+        self._grammar = AnswerGrammar(
+            self._tokenizer, manifest.text.vocab_size, manifest.tokens.eos_ids
+        )
         self._known: OrderedDict[tuple[tuple[Frame, ...], bool, tuple[Subtitle, ...]], _Read] = (
             OrderedDict()
         )
@@ -254,7 +268,7 @@ class Grounder:
             read.prefix,
             suffixes,
             max_new_tokens=limit,
-            guides=[Guide(drafts=self._drafts(query, read)) for query in queries],
+            guides=[self._guide(query, read) for query in queries],
             on_tokens=lambda row, ids, probabilities: writers[row].append(ids, probabilities),
             cancel=is_over,
         )
@@ -278,11 +292,22 @@ class Grounder:
             answers.append(answer)
         return answers
 
-    def _drafts(self, query: Query, read: _Read) -> AnswerDraft | None:
-        if not self.drafted or (read.are_images and len(read.frames) > 1):
-            return None
-        stamps = ["1"] if read.are_images else [stamp_text(t) for t in Clip(read.frames).times_s]
-        return self._foresight.draft(query, read.frames, stamps)
+    def _guide(self, query: Query, read: _Read) -> Guide:
+        """What is known of an answer before it is written: its grammar, and the last one."""
+        if not (self.drafted or self.constrained):
+            return Guide()
+        if read.are_images:
+            stamps = [str(number) for number in range(1, len(read.frames) + 1)]
+        else:
+            stamps = [stamp_text(time_s) for time_s in Clip(read.frames).times_s]
+        if query.seed is not None:  # its answer names the frames after the given point
+            stamps = [stamp for stamp in stamps if float(stamp) > round(query.seed.time_s, 1)]
+        automaton = self._grammar.automaton(query, stamps, read.are_images)
+        # Several images have no order in time in which an answer could be moved on.
+        drafts = None
+        if self.drafted and stamps and (not read.are_images or len(stamps) == 1):
+            drafts = self._foresight.draft(query, read.frames[-len(stamps) :], stamps)
+        return Guide(automaton=automaton, constrained=self.constrained, drafts=drafts)
 
     def _prefix(
         self, frames: tuple[Frame, ...], are_images: bool, subtitles: tuple[Subtitle, ...]

@@ -271,6 +271,30 @@ def test_an_answer_that_lost_the_thread_is_stopped_flagged_and_counted(engine, t
     assert len(answer.text) < len(text) / 2
 
 
+@pytest.mark.parametrize("question", ["track: the lemon", "point: all mugs", "count: mugs"])
+@pytest.mark.parametrize("text", ["I think it is over there.", '<tracks coords="7.5 9 12">', ""])
+def test_a_constrained_answer_can_always_be_read(engine, question, text):
+    query, clip = parse_query(question), make_clip()
+    num_prompt_tokens = Grounder(engine).answer(clip, query).timing.num_prompt_tokens
+    spelling = Spelling(engine, text, num_prompt_tokens)
+    free = Grounder(spelling).answer(clip, query, max_new_tokens=300)
+    assert free.text.startswith(text)
+    answer = Grounder(spelling, constrained=True).answer(clip, query, max_new_tokens=300)
+    assert answer.problems == ()
+    assert not answer.truncated
+    assert answer.none or answer.points
+
+
+def test_a_track_from_a_point_is_foreseen_after_that_point(engine):
+    clip = make_clip(4)
+    query = parse_query("track[from 0.5 0.5 at 0.5]: the lemon")
+    drafting, plain = Grounder(engine), Grounder(engine, drafted=False)
+    for _ in range(2):
+        ours, theirs = (g.answer(clip, query) for g in (drafting, plain))
+        assert ours.text == theirs.text
+    assert ours.timing.num_passes == 1
+
+
 def test_a_long_answer_that_makes_sense_is_not_stopped(engine):
     query, clip = parse_query("point: all mugs"), make_clip(1)
     rng = np.random.default_rng(0)
