@@ -24,7 +24,7 @@ from molmo2_ros.cli.pictures import ask_pictures
 from molmo2_ros.cli.stream import ask_stream
 from molmo2_ros.errors import ImageError, QueryError
 from molmo2_ros.grounder import Grounder
-from molmo2_ros.prompt.query import Detail, Query, QueryKind, parse_query
+from molmo2_ros.prompt.query import Detail, Query, QueryKind, asked_once, parse_query
 from molmo2_ros.prompt.subtitles import read_subtitles
 from molmo2_ros.runtime.engine import load_engine
 
@@ -145,7 +145,7 @@ def _query(options: argparse.Namespace) -> Query:
             f"the last argument, {options.question!r}, is a file, expected the question; write it "
             'last, in quotes: "Point to the red mug"'
         )
-    return parse_query(options.question)
+    return asked_once(parse_query(options.question))
 
 
 def _pictures(files: Sequence[str]) -> list[Frame]:

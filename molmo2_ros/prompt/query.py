@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from molmo2_ros.errors import QueryError
 
 MAX_CHARACTERS = 2000
 MAX_ANSWER_FPS = 10.0
+MAX_RATE_HZ = 60.0
+MAX_PRIORITY = 10
+MAX_LIFETIME_S = 86400.0
 
 
 class QueryKind(str, Enum):
@@ -50,6 +53,42 @@ class SeedPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On which terms a question stands among others; the model does not read them.
+
+    Args:
+        rate_hz: wished answers a second, at most 60; None leaves it to whoever asks.
+        priority: 1 to 10. Where the engine cannot keep up, one of priority 3 gets about three times
+            as many answers as one of priority 1 (see scheduler.py).
+        lifetime_s: seconds after which it leaves by itself, at most a day; None for never.
+
+    Raises:
+        QueryError: a value is out of range.
+    """
+
+    rate_hz: float | None = None
+    priority: int = 1
+    lifetime_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate_hz is not None and not 0 < self.rate_hz <= MAX_RATE_HZ:
+            raise QueryError(
+                f"rate of a standing query is {self.rate_hz} hz, expected above 0 and at most "
+                f"{MAX_RATE_HZ:g}; leave it out to be answered as often as the engine can"
+            )
+        if not 1 <= self.priority <= MAX_PRIORITY:
+            raise QueryError(
+                f"priority of a standing query is {self.priority}, expected 1 (the default) to "
+                f"{MAX_PRIORITY}"
+            )
+        if self.lifetime_s is not None and not 0 < self.lifetime_s <= MAX_LIFETIME_S:
+            raise QueryError(
+                f"a standing query is to last {self.lifetime_s} s, expected above 0 and at most "
+                f"{MAX_LIFETIME_S:g}; leave it out to ask until it is removed"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One question.
 
@@ -62,6 +101,7 @@ class Query:
         answer_fps: rate of a track's answer in frames per second (1 or 2 were trained); None for
             the model's default of 2.
         seed: start point of a track.
+        terms: how often, how urgently and how long it is asked where it stands.
 
     Raises:
         QueryError: the words are empty, too long, or hold control characters or a model's control
@@ -74,6 +114,7 @@ class Query:
     detail: Detail = Detail.FRAMES
     answer_fps: float | None = None
     seed: SeedPoint | None = None
+    terms: Terms = Terms()
 
     def __post_init__(self) -> None:
         _check_words(self.words)
@@ -105,14 +146,16 @@ _CONTROL_TOKEN = re.compile(
 def parse_query(text: str, default_name: str = "") -> Query:
     """Read a question as people write it: `[name=][kind[options]:] words`.
 
-    Options, separated by commas: `crops` (read the newest frame in tiles), `1 fps` (rate of a
-    track's answers), `from X Y` or `from X Y at T` (start point in 0..1 of the frame, T in seconds
-    from the clip's start). Without a kind it is guessed from the words, and what fits none is asked
-    as it stands.
+    Options, separated by commas: `crops` (read the newest frame in tiles), `1 fps` (frames a second
+    that a track's answer speaks of), `from X Y` or `from X Y at T` (start point in 0..1 of the
+    frame, T in seconds from the clip's start); of a standing query also `2 hz` (answers a second),
+    `priority 3` and `for 30 s` (see Terms). Without a kind it is guessed from the words, and what
+    fits none is asked as it stands.
 
     Args:
         text: for example "Track the red mug", "count: mugs", "cup=point[crops]: the red cup",
-            "track[1 fps]: the lemon", "Is the drawer open?".
+            "track[1 fps]: the lemon", "mug=track[2 hz, for 60 s]: the red mug",
+            "Is the drawer open?".
         default_name: name where the text gives none; where both are missing, one is made of the
             words.
 
@@ -123,7 +166,7 @@ def parse_query(text: str, default_name: str = "") -> Query:
     name, rest = _split_name(text.strip())
     kind_name, options, words = _split_kind(rest)
     kind, words, answer_fps = _kind_and_words(kind_name, words)
-    detail, option_fps, seed = _options(options)
+    detail, option_fps, seed, terms = _options(options)
     return Query(
         name=name or default_name or _name_from(words) or kind.value,
         kind=kind,
@@ -131,7 +174,22 @@ def parse_query(text: str, default_name: str = "") -> Query:
         detail=detail,
         answer_fps=answer_fps if option_fps is None else option_fps,
         seed=seed,
+        terms=terms,
     )
+
+
+def asked_once(query: Query) -> Query:
+    """The question itself, where it is not going to stand.
+
+    Raises:
+        QueryError: it has terms, which only a standing one can have.
+    """
+    if query.terms != Terms():
+        raise QueryError(
+            f"question {query.words[:60]!r} is asked once and has a rate, a priority or a time to "
+            "last, expected none; leave the option out, or let it stand (~/query)"
+        )
+    return query
 
 
 def question_text(query: Query) -> str:
@@ -177,6 +235,9 @@ _KIND = re.compile(r"(track|point|count|ask)\s*(?:\[([^\]]*)\])?\s*:\s*", re.IGN
 _RATE = re.compile(r"(?:\s+(?:at|in)\s+(\d+(?:\.\d+)?)\s*fps)$", re.IGNORECASE)
 _FROM = re.compile(r"from\s+(\S+)\s+(\S+)(?:\s+at\s+(\S+))?", re.IGNORECASE)
 _FPS = re.compile(r"(\S+?)\s*fps", re.IGNORECASE)
+_HZ = re.compile(r"(\S+?)\s*hz", re.IGNORECASE)
+_PRIORITY = re.compile(r"priority\s+(\S+)", re.IGNORECASE)
+_FOR = re.compile(r"for\s+(\S+?)\s*s", re.IGNORECASE)
 _ARTICLE = re.compile(
     r"^(?:all\s+(?:of\s+)?(?:the\s+)?|every\s+|each\s+|any\s+|the\s+|an?\s+)(?=\S)", re.IGNORECASE
 )
@@ -268,25 +329,30 @@ def _kind_and_words(kind_name: str, words: str) -> tuple[QueryKind, str, float |
     return QueryKind(kind_name), core, None
 
 
-def _options(text: str) -> tuple[Detail, float | None, SeedPoint | None]:
-    detail, answer_fps, seed = Detail.FRAMES, None, None
+def _options(text: str) -> tuple[Detail, float | None, SeedPoint | None, Terms]:
+    detail, answer_fps, seed, terms = Detail.FRAMES, None, None, Terms()
     for option in filter(None, (part.strip() for part in text.split(","))):
-        fps, start = _FPS.fullmatch(option), _FROM.fullmatch(option)
         if option.lower() in ("crops", "frames"):
             detail = Detail(option.lower())
-        elif fps:
+        elif fps := _FPS.fullmatch(option):
             answer_fps = _number(fps.group(1), option)
-        elif start:
+        elif hz := _HZ.fullmatch(option):
+            terms = replace(terms, rate_hz=_number(hz.group(1), option))
+        elif priority := _PRIORITY.fullmatch(option):
+            terms = replace(terms, priority=_whole(priority.group(1), option))
+        elif lifetime := _FOR.fullmatch(option):
+            terms = replace(terms, lifetime_s=_number(lifetime.group(1), option))
+        elif start := _FROM.fullmatch(option):
             x, y, time_s = start.groups(default="0")
             seed = SeedPoint(
                 x=_number(x, option), y=_number(y, option), time_s=_number(time_s, option)
             )
         else:
             raise QueryError(
-                f"unknown query option {option!r}, expected crops, frames, a rate such as 1 fps, "
-                "or a start point such as from 0.52 0.31"
+                f"unknown query option {option!r}, expected crops, frames, 1 fps, a start point "
+                "such as from 0.52 0.31, or of a standing query 2 hz, priority 3, for 30 s"
             )
-    return detail, answer_fps, seed
+    return detail, answer_fps, seed, terms
 
 
 def _number(text: str, option: str) -> float:
@@ -295,6 +361,15 @@ def _number(text: str, option: str) -> float:
     except ValueError:
         raise QueryError(
             f"query option {option!r} holds {text!r}, expected a number such as 0.5"
+        ) from None
+
+
+def _whole(text: str, option: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise QueryError(
+            f"query option {option!r} holds {text!r}, expected a whole number such as 3"
         ) from None
 
 

@@ -11,6 +11,8 @@ from molmo2_ros.prompt.query import (
     Query,
     QueryKind,
     SeedPoint,
+    Terms,
+    asked_once,
     label,
     parse_query,
     question_text,
@@ -126,6 +128,44 @@ def test_start_point_is_asked_in_the_single_point_form():
 
 
 @pytest.mark.parametrize(
+    ("options", "terms"),
+    [
+        ("2 hz", Terms(rate_hz=2.0)),
+        ("0.5Hz", Terms(rate_hz=0.5)),
+        ("priority 3", Terms(priority=3)),
+        ("for 30 s", Terms(lifetime_s=30.0)),
+        ("FOR 1.5s", Terms(lifetime_s=1.5)),
+        (" 2 hz , priority 1,for 60 s", Terms(rate_hz=2.0, lifetime_s=60.0)),
+        ("", Terms()),
+    ],
+)
+@pytest.mark.parametrize("kind", ["track", "point", "count", "ask"])
+def test_terms_of_a_standing_query_are_options_that_the_model_never_reads(kind, options, terms):
+    query = parse_query(f"mug={kind}[{options}]: the red mug")
+
+    assert query.terms == terms
+    assert question_text(query) == question_text(parse_query(f"{kind}: the red mug"))
+    assert (query.name, label(query)) == ("mug", label(parse_query(f"{kind}: the red mug")))
+
+
+def test_terms_stand_beside_the_other_options():
+    query = parse_query("track[1 fps, 2 hz, from 0.5 0.25, for 9 s]: the red mug")
+
+    assert query.answer_fps == 1.0
+    assert query.seed == SeedPoint(time_s=0.0, x=0.5, y=0.25)
+    assert query.terms == Terms(rate_hz=2.0, lifetime_s=9.0)
+    assert parse_query("point[crops, priority 2]: the mug").detail is Detail.CROPS
+
+
+def test_a_question_that_is_asked_once_has_no_terms():
+    once = parse_query("track[1 fps]: the red mug")
+    assert asked_once(once) is once
+    for options in ("2 hz", "priority 2", "for 30 s"):
+        with pytest.raises(QueryError, match="question 'the red mug' is asked once and has a rate"):
+            asked_once(parse_query(f"track[{options}]: the red mug"))
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "query is empty"),
@@ -150,6 +190,21 @@ def test_start_point_is_asked_in_the_single_point_form():
         ("track[from a b]: the mug", "holds 'a', expected a number"),
         ("point[1 fps]: the mug", "a point query has no rate"),
         ("count[from 0.5 0.5]: mugs", "a count query has no start point"),
+        (
+            "point[0 hz]: mugs",
+            "rate of a standing query is 0.0 hz, expected above 0 and at most 60",
+        ),
+        ("point[61 hz]: mugs", "rate of a standing query is 61.0 hz"),
+        ("point[nan hz]: mugs", "rate of a standing query is nan hz"),
+        ("point[often hz]: mugs", "holds 'often', expected a number"),
+        ("point[priority 0]: mugs", r"priority of a standing query is 0, expected 1 .* to 10"),
+        ("point[priority 11]: mugs", "priority of a standing query is 11"),
+        ("point[priority 2.5]: mugs", "holds '2.5', expected a whole number"),
+        ("point[priority high]: mugs", "holds 'high', expected a whole number"),
+        ("point[for 0 s]: mugs", "is to last 0.0 s, expected above 0 and at most 86400"),
+        ("point[for inf s]: mugs", "is to last inf s"),
+        ("point[for ever s]: mugs", "holds 'ever', expected a number"),
+        ("point[for 30]: mugs", "unknown query option 'for 30', .* for 30 s"),
     ],
 )
 def test_bad_query_names_what_was_met_and_what_to_do(text, words):
