@@ -130,23 +130,8 @@ def sample_clip(
     """
     if not frames:
         raise ImageError("there is no frame to choose from; wait for the camera")
-    stamps = [frame.stamp_ns for frame in frames]
-    if sampling.max_clip_s is not None:
-        oldest_ns = stamps[-1] - round(sampling.max_clip_s * _NS)
-        first = bisect_left(stamps, oldest_ns)
-        frames, stamps = frames[first:], stamps[first:]
-    origin_ns = stamps[0] if grid_origin_ns is None else grid_origin_ns
-    chosen: list[int] = []
-    for fps in _rates(sampling):
-        chosen = _on_grid(stamps, fps, origin_ns)
-        if len(chosen) <= sampling.max_frames:
-            break
-    else:
-        if sampling.answer_fps is None:
-            chosen = _evenly(stamps, sampling.max_frames)
-        else:
-            chosen = chosen[-sampling.max_frames :]
-    return Clip(tuple(frames[index] for index in _printed_apart(stamps, chosen)))
+    chosen = _choose([frame.stamp_ns for frame in frames], sampling, grid_origin_ns)
+    return Clip(tuple(frames[index] for index in chosen))
 
 
 class PushResult(Enum):
@@ -230,6 +215,36 @@ class ClipBuffer:
         """
         return sample_clip(self.frames(), sampling, grid_origin_ns=0)
 
+    def foresee(self, sampling: Sampling, num_frames: int, period_s: float) -> tuple[Frame, ...]:
+        """The frames held now that a later clip will hold, too.
+
+        Args:
+            sampling: of that clip.
+            num_frames: that the camera gives before it is sampled.
+            period_s: seconds between these.
+
+        Returns:
+            all of the present clip for no further frame; none where the window has moved on by
+            then.
+
+        Example:
+            Of frames every 0.1 s, newest at 1.0 s, a clip at 2 fps that is sampled two frames on,
+            at 1.2 s, reads 0, 0.5 and 1.0 again; of one that is sampled one frame after 0.9 s the
+            newest is 1.0, and 0.9 is read by none.
+        """
+        frames = self.frames()
+        window_ns = self._duration_ns
+        if sampling.max_clip_s is not None:
+            window_ns = min(window_ns, round(sampling.max_clip_s * _NS))
+        period_ns = round(period_s * _NS)
+        if not frames or num_frames * period_ns > window_ns:
+            return ()  # before many stamps are made up
+        held = [frame.stamp_ns for frame in frames]
+        stamps = [*held, *(held[-1] + period_ns * more for more in range(1, num_frames + 1))]
+        first = bisect_left(stamps, stamps[-1] - window_ns)
+        chosen = _choose(stamps[first:], sampling, grid_origin_ns=0)
+        return tuple(frames[first + index] for index in chosen if first + index < len(frames))
+
     def clear(self) -> None:
         """Forget all frames."""
         with self._lock:
@@ -238,6 +253,26 @@ class ClipBuffer:
     def __len__(self) -> int:
         with self._lock:
             return len(self._frames)
+
+
+def _choose(stamps: Sequence[int], sampling: Sampling, grid_origin_ns: int | None) -> list[int]:
+    """Indices of the frames of a clip, by their stamps (see sample_clip)."""
+    first = 0
+    if sampling.max_clip_s is not None:
+        first = bisect_left(stamps, stamps[-1] - round(sampling.max_clip_s * _NS))
+        stamps = stamps[first:]
+    origin_ns = stamps[0] if grid_origin_ns is None else grid_origin_ns
+    chosen: list[int] = []
+    for fps in _rates(sampling):
+        chosen = _on_grid(stamps, fps, origin_ns)
+        if len(chosen) <= sampling.max_frames:
+            break
+    else:
+        if sampling.answer_fps is None:
+            chosen = _evenly(stamps, sampling.max_frames)
+        else:
+            chosen = chosen[-sampling.max_frames :]
+    return [first + index for index in _printed_apart(stamps, chosen)]
 
 
 def _rates(sampling: Sampling) -> list[float]:

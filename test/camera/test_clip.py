@@ -238,6 +238,68 @@ def test_thinned_buffer_samples_the_same_frames_as_a_full_one(seed, slowest_ns, 
     assert len(thin) <= 4 * 8 + 3
 
 
+def foreseen(frames, sampling, num_frames, period_s=0.1, duration_s=5.0):
+    buffer = ClipBuffer(duration_s, 1000)
+    for frame in frames:
+        buffer.push(frame)
+    return [round(f.stamp_ns / 1e9, 3) for f in buffer.foresee(sampling, num_frames, period_s)]
+
+
+@pytest.mark.parametrize(
+    ("num", "sampling", "num_frames", "expected"),
+    [
+        # no further frame: the present clip
+        (14, Sampling(), 0, [0, 0.5, 1, 1.3]),
+        # 1.3 will not be the newest, and is not on the grid
+        (14, Sampling(), 1, [0, 0.5, 1]),
+        # 1.5 is on the grid for good
+        (16, Sampling(), 3, [0, 0.5, 1, 1.5]),
+        # what is about the newest frame alone reads none of today's later on
+        (16, Sampling(max_frames=1), 0, [1.5]),
+        (16, Sampling(max_frames=1), 1, []),
+        # the window moves on: at 2.5 s it begins with 1.5
+        (16, Sampling(max_clip_s=1.0), 10, [1.5]),
+        (16, Sampling(max_clip_s=1.0), 11, []),
+        # the buffer holds five seconds, whatever the clip
+        (16, Sampling(), 50, [1.5]),
+        (16, Sampling(), 51, []),
+        # a track that becomes too long for 4 fps in 6 frames is read at 2
+        (10, Sampling(fps=4, answer_fps=2, max_frames=6), 1, [0, 0.2, 0.5, 0.7]),
+        (10, Sampling(fps=4, answer_fps=2, max_frames=6), 7, [0, 0.5]),
+        (0, Sampling(), 0, []),
+    ],
+)
+def test_frames_that_a_later_clip_reads_are_foreseen(num, sampling, num_frames, expected):
+    assert foreseen(every(0.1, num), sampling, num_frames) == expected
+
+
+@given(
+    period_ns=st.integers(20_000_000, 400_000_000),
+    start_ns=st.integers(0, 2 * 10**18),
+    num_before=st.integers(1, 120),
+    num_after=st.integers(0, 120),
+    fps=st.sampled_from([1.0, 2.0, 4.0, 8.0]),
+    max_frames=st.sampled_from([1, 8, 384]),
+    answer_fps=st.sampled_from([None, 1.0]),
+)
+def test_of_a_steady_camera_exactly_the_frames_that_are_read_later_are_foreseen(
+    period_ns, start_ns, num_before, num_after, fps, max_frames, answer_fps
+):
+    sampling = Sampling(fps=fps, max_frames=max_frames, max_clip_s=3.4, answer_fps=answer_fps)
+    buffer = ClipBuffer(5.0, 10_000)
+    frames = [
+        Frame(image=PIXEL, stamp_ns=start_ns + index * period_ns)
+        for index in range(num_before + num_after)
+    ]
+    for frame in frames[:num_before]:
+        buffer.push(frame)
+    expected = buffer.foresee(sampling, num_after, period_ns / 1e9)
+    for frame in frames[num_before:]:
+        buffer.push(frame)
+    read = buffer.sample(sampling).frames
+    assert list(expected) == [frame for frame in read if frame in frames[:num_before]]
+
+
 @pytest.mark.parametrize("values", [(0, 10, None), (1, 0, None), (1, 10, 0), (float("nan"), 1, 1)])
 def test_buffer_of_no_size_is_refused(values):
     with pytest.raises(ImageError, match="expected values above 0"):

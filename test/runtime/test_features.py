@@ -6,6 +6,7 @@ import pytest
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.crops import image_patches
 from molmo2_ros.prompt.patches import clip_patches, clip_pooling
+from molmo2_ros.prompt.query import Detail
 from molmo2_ros.runtime.features import FeatureCache, crop_settings
 
 
@@ -61,6 +62,28 @@ def test_frame_and_still_image_of_one_picture_are_kept_apart(nano, clip):
     assert len(cache.frames(clip[:1])) == cache.tokens_per_frame
     assert cache.num_encoded == 2
     assert len(image.features_MD) != cache.tokens_per_frame
+
+
+def test_a_frame_encoded_ahead_is_found_by_the_question(nano, clip):
+    cache, fresh = FeatureCache(nano), FeatureCache(nano)
+    assert cache.found_share == 0
+    assert cache.encode_ahead(clip[0])
+    assert not cache.encode_ahead(clip[0]), "it is here already"
+    assert (cache.num_encoded, cache.num_encoded_ahead, cache.num_hits) == (1, 1, 0)
+    np.testing.assert_array_equal(cache.frames(clip[:1]), fresh.frames(clip[:1]))
+    assert cache.found_share == 1
+    cache.frames(clip)  # two frames that nobody foresaw, and one that was here
+    assert (cache.num_encoded, cache.num_encoded_ahead, cache.num_hits) == (3, 1, 2)
+    assert cache.found_share == 0.5
+
+
+def test_a_still_image_encoded_ahead_is_found_too_and_is_no_frame(nano, clip):
+    cache = FeatureCache(nano)
+    assert cache.encode_ahead(clip[0], Detail.CROPS)
+    assert cache.encode_ahead(clip[0])
+    assert not cache.encode_ahead(clip[0], Detail.CROPS)
+    cache.images(clip[:1])
+    assert (cache.num_encoded, cache.num_hits) == (2, 1)
 
 
 def test_cleared_cache_encodes_anew(nano, clip):
