@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.prompt.query import Query
 from molmo2_ros.ros.images import stamp_json
 from molmo2_ros.ros.queries import StandingQuery
+from molmo2_ros.scheduler import Counts
 from molmo2_ros.tracking.target import Target
 
 
@@ -73,21 +75,32 @@ def answer_json(
     return json.dumps(payload, ensure_ascii=False, allow_nan=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryState:
+    """How a standing query fares."""
+
+    rate_hz: float = 0.0  # measured answers a second
+    counts: Counts = Counts()
+    refused: str | None = None  # why the model cannot be asked this
+
+
 def queries_json(
     standing: Sequence[StandingQuery],
-    rates_hz: Mapping[int, float],
-    refusals: Mapping[int, str],
+    states: Mapping[int, QueryState],
+    now_s: float,
     *,
+    default_rate_hz: float,
     is_active: bool,
     engine: str,
     skills: Sequence[str],
 ) -> str:
-    """What is being asked, with the measured answers a second of each query.
+    """What is being asked, on which terms, and how each query fares.
 
     Args:
         standing: all standing queries.
-        rates_hz: by query id.
-        refusals: why the model cannot be asked, by query id.
+        states: by query id, of those that the engine was asked or refused.
+        now_s: on the clock of `StandingQuery.expires_s`.
+        default_rate_hz: wished of queries that name no rate; 0 for as often as possible.
         is_active: the node is in the lifecycle state active.
         engine: name of the loaded model, "" for none.
         skills: what the model can be asked.
@@ -101,13 +114,30 @@ def queries_json(
                 **query_json(entry.query, entry.id),
                 "label": entry.label,
                 "given_by": entry.given_by,
-                "rate_hz": round(rates_hz.get(entry.id, 0.0), 2),
-                "refused": refusals.get(entry.id),
+                "priority": entry.query.terms.priority,
+                "time_left_s": _number(entry.time_left_s(now_s)),
+                "wanted_rate_hz": entry.query.terms.rate_hz or default_rate_hz or None,
+                **_state_json(states.get(entry.id, QueryState())),
             }
             for entry in standing
         ],
     }
     return json.dumps(payload, ensure_ascii=False, allow_nan=False)
+
+
+def _state_json(state: QueryState) -> dict[str, Any]:
+    counts = state.counts
+    return {
+        "rate_hz": round(state.rate_hz, 2),
+        "counts": {
+            "asked": counts.num_asked,
+            "answered": counts.num_answered,
+            "late": counts.num_late,
+            "cancelled": counts.num_cancelled,
+            "missed": counts.num_missed,
+        },
+        "refused": state.refused,
+    }
 
 
 def query_json(query: Query, query_id: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rclpy.context import Context
 from sensor_msgs.msg import CompressedImage, Image
 
 from molmo2_ros.camera.clip import ClipBuffer, PushResult
+from molmo2_ros.camera.frame import Frame
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter
 from molmo2_ros.ros.frames import FrameAssembler
 from molmo2_ros.ros.mailbox import Mailbox
@@ -30,7 +31,7 @@ class Carrying:
         results: where they are published.
         parameters: the newest snapshot.
         problems: takes note of images that cannot be read.
-        on_frame: told that the clip has a newer frame.
+        on_frame: told each frame that joined the clip.
         context: of the node.
     """
 
@@ -43,7 +44,7 @@ class Carrying:
         results: Results,
         parameters: Callable[[], GroundingParameters],
         problems: ProblemLog,
-        on_frame: Callable[[], None],
+        on_frame: Callable[[Frame], None],
         context: Context,
     ) -> None:
         self._frames = frames
@@ -89,7 +90,7 @@ class Carrying:
         self.frame_rate.tick()
         # The tracker first: an answer must never be about a frame that it has not seen.
         targets = [t for t in self._tracker.update(frame) if _is_shown(t, parameters)]
-        self._on_frame()
+        self._on_frame(frame)
         self.num_targets = len(targets)
         self._results.publish_targets(frame, targets, parameters)
 

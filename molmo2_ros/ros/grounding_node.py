@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -71,6 +72,10 @@ class GroundingNode(LifecycleNode):
         self._carrying: Carrying | None = None
         self._answering: Answering | None = None
         self._subscriptions_of_active: list[Any] = []
+        # As fast as life, also where use_sim_time slows the node's own clock.
+        self._expiry_timer = self.create_timer(
+            _QUERIES_PERIOD_S, self._expire_queries, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
         self._take_queries(parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.result_qos())
         self._diagnostics_timer = self.create_timer(
@@ -137,7 +142,9 @@ class GroundingNode(LifecycleNode):
         carrying.start()
         answering.start()
         self._publish_queries()
-        self.get_logger().info(f"active: {len(self._queries.all())} standing queries")
+        self.get_logger().info(
+            f"active: {len(self._queries.all(time.monotonic()))} standing queries"
+        )
         return result
 
     def _subscribe(
@@ -236,25 +243,27 @@ class GroundingNode(LifecycleNode):
     def _take_queries(self, parameters: GroundingParameters) -> None:
         """Let the queries of the parameter stand; a bad list given at start is reported instead."""
         try:
-            gone = self._queries.replace_parameter(parse_standing(parameters.queries))
+            queries = parse_standing(parameters.queries)
+            gone = self._queries.replace_parameter(queries, time.monotonic())
         except Molmo2Error as error:
             self._problems.report("query", error)
         else:
-            self._forget(gone)
+            self._queries_changed(gone)
 
     def _on_query(self, message: String) -> None:
         try:
             text = message.data.strip()
             if text.lower().startswith(_REMOVE):
-                self._forget(self._queries.remove(text[len(_REMOVE) :].strip()))
+                gone = self._queries.remove(text[len(_REMOVE) :].strip())
             else:
                 query = parse_query(text)
                 if self._answering is not None:
                     self._answering.check(query)
-                self._forget(self._queries.add(query))
+                gone = self._queries.add(query, time.monotonic())
         except Molmo2Error as error:
             self._problems.report("query", error)
         else:
+            self._queries_changed(gone)
             self._publish_queries()
 
     def _on_ask(self, message: String) -> None:
@@ -269,19 +278,33 @@ class GroundingNode(LifecycleNode):
         except Molmo2Error as error:
             self._problems.report("query", error)
 
-    def _forget(self, gone: list[StandingQuery]) -> None:
+    def _queries_changed(self, gone: list[StandingQuery]) -> None:
+        """Let go what stands no more, and wake up when the next one's time is over."""
         if self._answering is not None:
-            for standing in gone:
-                self._answering.forget(standing.id)
+            self._answering.queries_changed(gone)
+        expiry_s = self._queries.next_expiry_s
+        self._expiry_timer.cancel()
+        if expiry_s is not None:
+            left_s = max(expiry_s - time.monotonic(), 0.001)
+            self._expiry_timer.timer_period_ns = round(left_s * NS_PER_S)
+            self._expiry_timer.reset()
+
+    def _expire_queries(self) -> None:
+        gone = self._queries.expire(time.monotonic())
+        self._queries_changed(gone)
+        if gone:
+            self._publish_queries()
 
     def _publish_queries(self) -> None:
         manifest = self._engine.manifest if self._engine is not None else None
         answering = self._answering
+        now_s = time.monotonic()
         self._results.publish_queries(
             queries_json(
-                self._queries.all(),
-                answering.rates_hz if answering is not None else {},
-                answering.refusals if answering is not None else {},
+                self._queries.all(now_s),
+                answering.states if answering is not None else {},
+                now_s,
+                default_rate_hz=self._server.snapshot.answer_rate_hz,
                 is_active=answering is not None,
                 engine=manifest.name if manifest is not None else "",
                 skills=manifest.skills if manifest is not None else (),
@@ -295,7 +318,7 @@ class GroundingNode(LifecycleNode):
             engine=self._engine,
             carrying=self._carrying,
             answering=self._answering,
-            queries=self._queries.all(),
+            queries=self._queries.all(time.monotonic()),
             results=self._results,
             problems=self._problems,
         )

@@ -83,8 +83,8 @@ class GroundingParameters:
     )
     queries: tuple[str, ...] = setting(
         ("",),
-        "Standing queries, each `[name=]kind: words` with kind track, point, count or ask; "
-        "replaces those that the parameter held before and leaves those of ~/query alone. One "
+        "Standing queries, each `[name=]kind[options]: words` with kind track, point, count or "
+        "ask; replaces those that the parameter held before and leaves those of ~/query alone. One "
         "empty string stands for none.",
         live=True,
     )
@@ -123,10 +123,20 @@ class GroundingParameters:
     )
     answer_rate_hz: float = setting(
         0.0,
-        "Answers a second for each standing query; 0 asks again as soon as the engine is free.",
+        "Answers a second for each standing query that names no rate itself (`[2 hz]`); 0 asks "
+        "again as soon as the engine is free.",
         unit="Hz",
         minimum=0.0,
         maximum=60.0,
+        live=True,
+    )
+    answer_deadline_s: float = setting(
+        0.0,
+        "An answer that takes longer is ended at its next step, and what there is of it is "
+        "published as truncated; 0 lets every answer come to its end.",
+        unit="s",
+        minimum=0.0,
+        maximum=600.0,
         live=True,
     )
     target_max_age_s: float = setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.query import Query, label, parse_query
@@ -20,11 +20,20 @@ class StandingQuery:
     id: int  # from 1; a changed question gets a new one, so that old points cannot be taken for its
     query: Query
     given_by: str  # BY_PARAMETER or BY_TOPIC
+    expires_s: float | None  # time at which it stands no more; None: until it is removed
 
     @property
     def label(self) -> str:
         """The thing without article."""
         return label(self.query)
+
+    def stands(self, now_s: float) -> bool:
+        """Whether its time is not over."""
+        return self.expires_s is None or now_s < self.expires_s
+
+    def time_left_s(self, now_s: float) -> float | None:
+        """Seconds until it leaves by itself, None if it does not."""
+        return None if self.expires_s is None else max(0.0, self.expires_s - now_s)
 
 
 def parse_standing(texts: Sequence[str]) -> list[Query]:
@@ -51,6 +60,8 @@ def parse_standing(texts: Sequence[str]) -> list[Query]:
 class StandingQueries:
     """All standing queries of a camera; names are unique among them.
 
+    Times are seconds of any clock that only runs forward.
+
     Args:
         max_queries: so many may stand.
     """
@@ -61,13 +72,16 @@ class StandingQueries:
         self._standing: dict[str, StandingQuery] = {}
         self._next_id = 1
 
-    def all(self) -> tuple[StandingQuery, ...]:
+    def all(self, now_s: float) -> tuple[StandingQuery, ...]:
         """What stands now, oldest first."""
         with self._lock:  # guards _standing
-            return tuple(sorted(self._standing.values(), key=lambda standing: standing.id))
+            standing = [entry for entry in self._standing.values() if entry.stands(now_s)]
+        return tuple(sorted(standing, key=lambda entry: entry.id))
 
-    def replace_parameter(self, queries: Sequence[Query]) -> list[StandingQuery]:
+    def replace_parameter(self, queries: Sequence[Query], now_s: float) -> list[StandingQuery]:
         """Let exactly these stand by parameter, and those of the topic as before.
+
+        A question that stood already keeps its id and gets its new terms, its time begins anew.
 
         Returns:
             those that stand no more.
@@ -77,10 +91,12 @@ class StandingQueries:
         """
         with self._lock:  # guards _standing and _next_id
             kept = {n: s for n, s in self._standing.items() if s.given_by == BY_TOPIC}
-            return self._become(kept, queries, BY_PARAMETER)
+            return self._become(kept, queries, BY_PARAMETER, now_s)
 
-    def add(self, query: Query) -> list[StandingQuery]:
+    def add(self, query: Query, now_s: float) -> list[StandingQuery]:
         """Let one more stand by topic; one of the same name makes way.
+
+        The same question asked again keeps its id and gets its new terms, its time begins anew.
 
         Returns:
             those that stand no more.
@@ -89,7 +105,7 @@ class StandingQueries:
             QueryError: too many; then nothing changes.
         """
         with self._lock:  # guards _standing and _next_id
-            return self._become(dict(self._standing), [query], BY_TOPIC)
+            return self._become(dict(self._standing), [query], BY_TOPIC, now_s)
 
     def remove(self, name: str) -> list[StandingQuery]:
         """Take one away, or all for the name `all`.
@@ -109,18 +125,52 @@ class StandingQueries:
                 del self._standing[standing.query.name]
             return gone
 
+    def expire(self, now_s: float) -> list[StandingQuery]:
+        """Take away those whose time is over.
+
+        Returns:
+            those that stand no more.
+        """
+        with self._lock:  # guards _standing
+            gone = [entry for entry in self._standing.values() if not entry.stands(now_s)]
+            for entry in gone:
+                del self._standing[entry.query.name]
+            return gone
+
+    @property
+    def next_expiry_s(self) -> float | None:
+        """Time at which the next one leaves by itself, None if none will."""
+        with self._lock:  # guards _standing
+            times = [entry.expires_s for entry in self._standing.values()]
+        return min((time_s for time_s in times if time_s is not None), default=None)
+
     def _become(
-        self, kept: dict[str, StandingQuery], queries: Sequence[Query], given_by: str
+        self,
+        kept: dict[str, StandingQuery],
+        queries: Sequence[Query],
+        given_by: str,
+        now_s: float,
     ) -> list[StandingQuery]:
         before, next_id = self._standing, self._next_id
-        after = kept
+        after = {name: entry for name, entry in kept.items() if entry.stands(now_s)}
         for query in queries:
+            lifetime_s = query.terms.lifetime_s
+            entry = StandingQuery(
+                id=next_id,
+                query=query,
+                given_by=given_by,
+                expires_s=None if lifetime_s is None else now_s + lifetime_s,
+            )
             same = before.get(query.name)
-            if same is not None and same.query == query:
-                after[query.name] = same
-                continue
-            after[query.name] = StandingQuery(id=next_id, query=query, given_by=given_by)
-            next_id += 1
+            if (
+                same is not None
+                and same.stands(now_s)
+                and replace(same.query, terms=query.terms) == query
+            ):
+                entry = replace(entry, id=same.id, given_by=same.given_by)
+            else:
+                next_id += 1
+            after[query.name] = entry
         if len(after) > self.max_queries:
             raise QueryError(
                 f"{len(after)} standing queries, expected at most {self.max_queries}; remove one "

@@ -4,8 +4,9 @@ import json
 
 from molmo2_ros.answers.answer import Answer, AnsweredPoint, Timing
 from molmo2_ros.prompt.query import parse_query
-from molmo2_ros.ros.answer_json import answer_json, queries_json
+from molmo2_ros.ros.answer_json import QueryState, answer_json, queries_json
 from molmo2_ros.ros.queries import StandingQueries
+from molmo2_ros.scheduler import Counts
 from molmo2_ros.tracking.target import Target
 
 STAMPS_NS = (1_700_000_000_500_000_001, 1_700_000_001_000_000_002)
@@ -71,15 +72,18 @@ def test_words_of_any_language_and_model_markup_survive():
     assert told["text"] == '<points "ß\n'
 
 
-def test_queries_tell_id_label_and_rate():
+def test_queries_tell_their_terms_and_how_they_fare():
     standing = StandingQueries(max_queries=4)
-    standing.add(parse_query("point: the red mug"))
+    standing.add(parse_query("point[priority 3, for 30 s]: the red mug"), 100.0)
+    standing.add(parse_query("count[2 hz]: mugs"), 100.0)
+    counts = Counts(num_asked=9, num_answered=6, num_late=2, num_cancelled=1, num_missed=4)
 
     told = json.loads(
         queries_json(
-            standing.all(),
-            {1: 4.2345},
-            {1: "no skill"},
+            standing.all(112.5),
+            {1: QueryState(rate_hz=4.2345, counts=counts, refused="no skill")},
+            112.5,
+            default_rate_hz=5.0,
             is_active=True,
             engine="nano",
             skills=("point",),
@@ -95,8 +99,27 @@ def test_queries_tell_id_label_and_rate():
             "detail": "frames",
             "label": "red mug",
             "given_by": "topic",
+            "priority": 3,
+            "time_left_s": 17.5,
+            "wanted_rate_hz": 5.0,
             "rate_hz": 4.23,
+            "counts": {"asked": 9, "answered": 6, "late": 2, "cancelled": 1, "missed": 4},
             "refused": "no skill",
-        }
+        },
+        {
+            "id": 2,
+            "name": "mugs",
+            "kind": "count",
+            "words": "mugs",
+            "detail": "frames",
+            "label": "mugs",
+            "given_by": "topic",
+            "priority": 1,
+            "time_left_s": None,
+            "wanted_rate_hz": 2.0,
+            "rate_hz": 0.0,
+            "counts": {"asked": 0, "answered": 0, "late": 0, "cancelled": 0, "missed": 0},
+            "refused": None,
+        },
     ]
     assert (told["active"], told["engine"], told["skills"]) == (True, "nano", ["point"])
