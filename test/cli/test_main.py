@@ -55,6 +55,7 @@ def test_help_shows_what_can_be_asked(capsys):
         (["PICTURE", "Is the drawer open?"], "cannot do 'ask'"),
         (["PICTURE", "Point to the elephant"], "does not know 'elephant'"),
         (["PICTURE", "point[tiles]: the mug"], "unknown query option 'tiles'"),
+        (["PICTURE", "point[2 hz]: the mug"], "is asked once and has a rate"),
         (["PICTURE", "Point to the mug", "--detail", "crops"], "cannot do 'crops'"),
         (["PICTURE", "Point to the mug", "--detail", "blurred"], "invalid Detail value"),
         (["PICTURE", "Point to the mug", "--out", "mug.gif"], "ends in '.gif', expected one of"),

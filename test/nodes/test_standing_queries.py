@@ -172,6 +172,24 @@ def test_an_answer_past_its_deadline_is_cut_and_published(grounding, camera):
     node.wait_for("grounding/answer", lambda m: is_whole(m) and not json.loads(m.data)["truncated"])
 
 
+def test_queries_on_the_same_frames_are_asked_together(grounding, camera):
+    node = grounding(["point: the red mug", "count: mugs"])
+    node.play(camera, rate_hz=30.0)
+
+    def stamps():
+        """Of the frames that each query was answered about."""
+        answers = [json.loads(m.data) for m in node.received["grounding/answer"] if is_whole(m)]
+        return [
+            [tuple(a["stamp"].values()) for a in answers if a["query"]["kind"] == kind]
+            for kind in ("point", "count")
+        ]
+
+    node.until(lambda: min(map(len, stamps())) >= 4, "four answers to each query")
+
+    of_points, of_counts = stamps()
+    assert of_points[:4] == of_counts[:4]
+
+
 def test_free_questions_take_turns_with_standing_ones(grounding, camera):
     node = grounding(["count: mugs"])
     node.wait_for("grounding/queries")
