@@ -38,6 +38,7 @@ from molmo2_ros.runtime.golden import clip_inputs  # noqa: E402
 from molmo2_ros.simulation.source import TableSource  # noqa: E402
 
 CAMERA_HZ = 10.0
+ANSWERS_HZ = 10.0  # of the query that the node is asked
 TABLE_SEED = 2
 MAX_NEW_TOKENS = 800
 ONE_TARGET = "track: the lemon"
@@ -247,10 +248,29 @@ def measure_first_point(engine: Engine, threads: int, num_answers: int, into: Me
     into.figures["first_point_share"] = float(np.median(shares))
 
 
+def measure_node(engine: Engine, threads: int, num_answers: int, into: Measured) -> None:
+    """From a frame at the camera node to the published answer about a clip that ends with it."""
+    del engine
+    from benchmarks.nodes import frame_to_answer
+
+    ages_ms, cpu_share, resident_mb = frame_to_answer(
+        ONE_TARGET, ANSWERS_HZ, max(20.0, num_answers / ANSWERS_HZ), threads
+    )
+    row = spread(f"node, {ANSWERS_HZ:g} answers a second: frame to answer", ages_ms, "ms")
+    into.rows += [
+        row,
+        spread("node: CPU of the grounding node", [100 * cpu_share], "% of a core"),
+        spread("node: resident memory", [resident_mb], "MB"),
+    ]
+    into.figures["frame_to_answer_ms_median"] = row["median"]
+    into.figures["frame_to_answer_ms_p99"] = row["p99"]
+
+
 CASES: dict[str, Callable[[Engine, int, int, Measured], None]] = {
     "tracking": measure_tracking,
     "queries": measure_queries,
     "first_point": measure_first_point,
+    "node": measure_node,
     "released": measure_released,
 }
 

@@ -9,6 +9,7 @@ stamp of the frame to the moment at which the message arrives here.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from molmo2_ros.ros import qos  # noqa: E402
 from molmo2_ros.ros.demo import TABLE_QUERIES  # noqa: E402
 from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments  # noqa: E402
 from molmo2_ros.ros.images import stamp_ns_of  # noqa: E402
+from molmo2_ros.simulation.source import TableSource  # noqa: E402
 
 QUIET_S = 120.0  # for the first message of a node that starts
 
@@ -96,6 +98,78 @@ def _answers(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], dict[s
         for case, ages in ages_ms.items()
     }
     return rows, rates
+
+
+def frame_to_answer(
+    query: str, rate_hz: float, seconds: float, threads: int
+) -> tuple[list[float], float, float]:
+    """One query, asked at a rate about a film of the simulated table at 30 Hz.
+
+    Args:
+        query: as on ~/query.
+        rate_hz: answers a second that are wished.
+        seconds: of measuring.
+        threads: of the engine.
+
+    Returns:
+        milliseconds from the stamp of a frame to the arrival of the whole answer about a clip that
+        ends with it; seconds of CPU that the grounding node used in one second; its resident memory
+        in MB.
+    """
+    ages_ms: list[float] = []
+
+    def on_answer(message: String) -> None:
+        answer = json.loads(message.data)
+        if not answer["partial"]:
+            stamp = answer["stamp"]
+            stamp_ns = stamp["sec"] * 1_000_000_000 + stamp["nanosec"]
+            ages_ms.append((time.time_ns() - stamp_ns) / 1e6)
+
+    rclpy.init(args=[])
+    node = Node("bench")
+    node.create_subscription(String, "grounding/answer", on_answer, qos.result_qos())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        film = _film_of_the_table(folder / "table.avi")
+        grounding = DemoProcess(
+            "grounding_node",
+            ros_arguments(queries=[query], answer_rate_hz=rate_hz, threads=threads),
+            folder,
+        )
+        camera = DemoProcess("camera_node", ros_arguments(source=str(film), rate_hz=30.0), folder)
+        try:
+            _spin(node, 3.0, lambda: len(ages_ms) > 3)
+            ages_ms.clear()
+            cpu_s = _cpu_seconds(grounding.pid)
+            _spin(node, seconds, lambda: True)
+            cpu_share = (_cpu_seconds(grounding.pid) - cpu_s) / seconds
+            resident_mb = _resident_mb(grounding.pid)
+        finally:
+            camera.end()
+            grounding.end()
+            node.destroy_node()
+            rclpy.shutdown()
+    return ages_ms, cpu_share, resident_mb
+
+
+def _film_of_the_table(path: Path) -> Path:
+    """Ten seconds; drawn beforehand, so that drawing takes no time from the nodes."""
+    source = TableSource(seed=2, rate_hz=30.0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 240))
+    for _ in range(300):
+        writer.write(cv2.cvtColor(source.read().image, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system time
+
+
+def _resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _transport(folder: Path, seconds: float) -> dict[str, float]:

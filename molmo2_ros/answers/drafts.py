@@ -165,9 +165,9 @@ class AnswerDraft:
         end = len(text)
         for token, piece, choice in zip(draft.tokens, pieces, chosen, strict=False):
             start, end = end, end + len(piece)
-            if token != choice and piece.isdigit():
+            if token != choice and _is_number(piece):
                 digits = self._tokenizer.decode([choice])
-                if digits.isdigit() and len(digits) == len(piece):
+                if _is_number(digits) and len(digits) == len(piece):
                     changes.append((start, end, digits))
         whole = text + "".join(pieces)
         for number in _numbers(whole):
@@ -222,7 +222,7 @@ class AnswerDraft:
             x, y = places.get(object_id, self._anywhere(places))
             rest = f"{object_id}"[len(unfinished) :] + f" {x:03d} {y:03d}"
         else:
-            object_id = int(fields[-1 - role]) if fields[-1 - role].isdigit() else 0
+            object_id = int(fields[-1 - role]) if _is_number(fields[-1 - role]) else 0
             place = places.get(object_id, self._anywhere(places))
             rest = self._nearest(unfinished, place[role - 1])[len(unfinished) :]
             rest += f" {place[1]:03d}" if role == 1 else ""
@@ -234,7 +234,7 @@ class AnswerDraft:
         for words in [*groups[:-1], groups[-1][:-1]]:  # the last word may still grow
             for first in range(1, len(words) - 2, 3):
                 point = words[first : first + 3]
-                if all(number.isdigit() for number in point):
+                if all(map(_is_number, point)):
                     object_id, x, y = map(int, point)
                     self._points.setdefault(words[0], {})[object_id] = (x, y)
 
@@ -247,9 +247,9 @@ class AnswerDraft:
 
     def _id_after(self, fields: Sequence[str], places: Mapping[int, tuple[int, int]]) -> int:
         unfinished = fields[-1]
-        last = int(fields[-4]) if len(fields) >= 5 and fields[-4].isdigit() else 0
+        last = int(fields[-4]) if len(fields) >= 5 and _is_number(fields[-4]) else 0
         fitting = [i for i in places if i > last and str(i).startswith(unfinished)]
-        return min(fitting, default=int(unfinished) if unfinished.isdigit() else last + 1)
+        return min(fitting, default=int(unfinished) if _is_number(unfinished) else last + 1)
 
     def _places(self, stamp: str) -> Mapping[int, tuple[int, int]]:
         """Foreseen for a frame; where nothing is, what the nearest earlier frame shows."""
@@ -271,12 +271,18 @@ class AnswerDraft:
     def _nearest(self, begun: str, value: int) -> str:
         """The number nearest to `value` that starts with the digits of `begun`."""
         whole = f"{value:03d}"
-        if whole.startswith(begun) or len(begun) >= len(whole):
-            return whole if whole.startswith(begun) else begun
+        if whole.startswith(begun):
+            return whole
+        if not _is_number(begun) or len(begun) >= 3:
+            return begun
         size = 10 ** (3 - len(begun))
         lowest = int(begun) * size
         highest = lowest + size - min(self._foreseen.step, size)
         return f"{min(max(value, lowest), highest):03d}"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _written(places: Mapping[int, tuple[int, int]]) -> str:
@@ -308,7 +314,7 @@ def _numbers(text: str) -> list[_Number]:
         for index, word in enumerate(rest):
             role = index % 3
             if role == 0:
-                object_id = int(word) if word.isdigit() else 0
+                object_id = int(word) if _is_number(word) else 0
             elif word:
                 numbers.append(_Number(stamp, object_id, role - 1, at, at + len(word)))
             at += len(word) + 1

@@ -45,6 +45,11 @@ class DemoProcess:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def problem(self) -> str:
         """How the process died, "" while it runs."""
         code = self._process.poll()

@@ -228,12 +228,16 @@ points = st.dictionaries(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=400)
 @given(
     points=points,
     written=st.one_of(
         st.text(max_size=60),
         st.text(alphabet='<tracks points coords="0.512;>/', max_size=80),
+        st.lists(
+            st.one_of(st.text(alphabet="0123456789.\u00b2-", max_size=6), st.sampled_from(STAMPS)),
+            max_size=8,
+        ).map(lambda words: FORESEEN.opening + "0.0 1 " + " ".join(words)),
         st.tuples(st.integers(0, 90), st.text(alphabet='0123456789 ;."', max_size=6)).map(
             lambda cut: WHOLE[: cut[0]] + cut[1]
         ),
