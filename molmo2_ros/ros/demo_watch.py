@@ -119,8 +119,7 @@ class Watcher:
         return f"{since_s:6.1f} s  {query['kind']:<5}  {query['words']:<16}  "
 
     def _on_overlay(self, message: CompressedImage) -> None:
-        num_targets = 0 if self._rows is None else len(self._rows)
-        self._film.add(rgb_of_compressed(message), stamp_ns_of(message), num_targets)
+        self._film.add(rgb_of_compressed(message), stamp_ns_of(message), _worth(self._rows))
 
     def _line(self, answer: dict[str, Any], rows: npt.NDArray[Any]) -> str:
         """One answer with where its targets are now.
@@ -142,6 +141,14 @@ class Watcher:
             told.append(_one_line(answer["text"]))
         told += [f"[{problem}]" for problem in answer["problems"]]
         return f"{self._opening(query)}{'; '.join(told)}"
+
+
+def _worth(rows: npt.NDArray[Any] | None) -> tuple[int, float]:
+    """How well a picture shows what was asked: questions with a target, then how sure those are."""
+    if rows is None or not len(rows):
+        return 0, 0.0
+    sure = np.nan_to_num(rows["confidence"]) * rows["quality"]
+    return len(set(rows["query_id"].tolist())), float(sure.mean())
 
 
 def _answered_text(track: dict[str, Any]) -> str:
@@ -167,7 +174,7 @@ class Film:
 
     Args:
         film_path: .mp4, written as MPEG-4 part 2, which OpenCV's wheels can write.
-        still_path: .png, the last picture with the most targets.
+        still_path: .png, the picture that was worth most.
     """
 
     def __init__(self, film_path: Path, still_path: Path) -> None:
@@ -176,12 +183,17 @@ class Film:
         self._size = (0, 0)
         self._start_ns = 0
         self._num_written = 0
-        self._most_targets = -1
+        self._best = (-1, 0.0)
         self._still: npt.NDArray[np.uint8] | None = None
         self.written: list[Path] = []
 
-    def add(self, image: npt.NDArray[np.uint8], stamp_ns: int, num_targets: int) -> None:
+    def add(self, image: npt.NDArray[np.uint8], stamp_ns: int, worth: tuple[int, float]) -> None:
         """Show a picture until the next one.
+
+        Args:
+            image: uint8 [H, W, 3], RGB.
+            stamp_ns: of the picture.
+            worth: compared between pictures; the best, and of equal ones the last, is the still.
 
         Raises:
             ImageError: the film cannot be written.
@@ -195,8 +207,8 @@ class Film:
         while self._num_written <= until:
             self._writer.write(bgr)
             self._num_written += 1
-        if num_targets >= self._most_targets:
-            self._most_targets, self._still = num_targets, bgr
+        if worth >= self._best:
+            self._best, self._still = worth, bgr
 
     def _open(self, bgr: npt.NDArray[np.uint8], stamp_ns: int) -> None:
         self._size = (bgr.shape[1], bgr.shape[0])
