@@ -1,11 +1,14 @@
 """What every benchmark prints: a table for people, or one JSON object with figures for programs."""
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
+from benchmarks import bench_confidence
 from benchmarks.report import publish, spread
+from molmo2_ros.training.metrics import ReliabilityBin
 
 BENCHMARKS = sorted(
     path
@@ -52,3 +55,51 @@ def test_table_has_a_line_for_each_row_figure_and_check(capsys):
 def test_every_benchmark_prints_json_when_it_is_told_to(path):
     source = path.read_text(encoding="utf-8")
     assert '"--json", action="store_true"' in source
+
+
+def test_confidence_is_measured_by_kind_and_drawn(capsys, tmp_path):
+    plot = tmp_path / "plot.svg"
+    few = ["--scenes", "8", "--clips", "3", "--seed", "2"]
+    assert bench_confidence.main([*few, "--json", "--plot", str(plot)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"confidence_ece", "confidence_ece_raw", "confidence_auroc"} <= set(report["figures"])
+    rows = {row["case"]: row for row in report["rows"]}
+    kinds = ("point", "point_all", "count", "track")
+    assert sum(rows[kind]["points"] for kind in kinds) == rows["all"]["points"]
+    frames = [row["points"] for case, row in rows.items() if case.startswith("track, frame")]
+    assert sum(frames) == rows["track"]["points"]
+    assert report["figures"]["confidence_ece"] == rows["all"]["ece"]
+    assert ElementTree.fromstring(plot.read_text()).tag.endswith("svg")
+
+
+def test_confidence_is_not_measured_on_scenes_for_fitting(capsys):
+    with pytest.raises(SystemExit):
+        bench_confidence.main(["--seed", "100"])
+    assert "seed 100 may have been fitted on, expected less than 100" in capsys.readouterr().err
+
+
+def test_reliability_diagram_has_a_disc_a_bin_where_it_belongs():
+    bins = [
+        ReliabilityBin(num=30, foretold=0.25, came=0.5),
+        ReliabilityBin(num=90, foretold=0.75, came=1.0),
+    ]
+    picture = ElementTree.fromstring(bench_confidence.diagram({"a < b": bins, "raw": bins}))
+    discs = [
+        (float(disc.get("cx")), float(disc.get("cy")))
+        for disc in picture.iter("{http://www.w3.org/2000/svg}circle")
+        if len(disc)
+    ]
+    left, top, side = bench_confidence.LEFT, bench_confidence.TOP, bench_confidence.SIDE
+    place = [(left + side / 4, top + side / 2), (left + side * 3 / 4, top)]
+    assert discs == 2 * place
+    words = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert "a < b: ECE 0.250" in words
+
+
+@pytest.mark.parametrize(
+    ("num", "share", "low", "high"),
+    [(10, 0.0, 0.0, 0.278), (10, 1.0, 0.722, 1.0), (100, 0.5, 0.404, 0.596)],
+)
+def test_interval_of_a_share(num, share, low, high):
+    entry = ReliabilityBin(num=num, foretold=0.5, came=share)
+    assert bench_confidence.share_interval(entry) == pytest.approx((low, high), abs=1e-3)

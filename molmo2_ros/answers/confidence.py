@@ -5,8 +5,8 @@ A point's score is the product of three things that the model may doubt:
 - that there is anything at all: the answer's first token;
 - that there is another one, there and then: the least probable of the tokens that lead to the
   point, from the end of the point before to its id;
-- where it is: the geometric mean over the tokens that write the first two digits of x and y, the
-  hundredth of the frame.
+- where it is: the geometric mean over the first two digits of x and y, the hundredth of the frame,
+  each with the probability of the token that wrote it.
 
 Of the figures tried it tells right points from wrong ones best (docs/journal.md). It is a rank,
 well below the share of points that are right: neighbouring hundredths share probability however
@@ -27,7 +27,7 @@ import numpy as np
 from molmo2_ros.answers.text import ParsedPoint
 from molmo2_ros.runtime.manifest import CalibrationFacts
 
-_DECIDING_DIGITS = 2  # of each coordinate; a third one is label noise
+NUM_DIGITS = 2  # of each coordinate that decide; a third one is label noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +55,16 @@ def point_scores(
     scores = []
     before = 0
     for point in points:
-        digits = [_digits(span[0], tokens, starts) for span in (point.x_span, point.y_span)]
+        places = [at + step for at, _ in (point.x_span, point.y_span) for step in range(NUM_DIGITS)]
+        found = (_index_at(place, tokens, starts) for place in places)
+        digits = [index for index in found if index is not None]
         score = None
-        if all(digits):
+        if len(digits) == len(places):
             # The first token has a say of its own, in every point of the answer.
-            leading = tokens[max(1, bisect_left(starts, before)) : digits[0][0]]
+            leading = tokens[max(1, bisect_left(starts, before)) : digits[0]]
             least = min((token.probability for token in leading), default=1.0)
-            where = math.prod(_geometric_mean(tokens, written) for written in digits)
-            score = tokens[0].probability * least * math.sqrt(where)
+            where = math.prod([tokens[index].probability for index in digits])
+            score = tokens[0].probability * least * float(where ** (1 / len(digits)))
         scores.append(score)
         before = point.y_span[1]
     return scores
@@ -84,17 +86,7 @@ def confidence(
     return float(np.interp(score, curve.scores, curve.probabilities))
 
 
-def _digits(at: int, tokens: Sequence[WrittenToken], starts: Sequence[int]) -> list[int]:
-    """Indices of the tokens that write the deciding digits from `at` on; empty if one lacks."""
-    written: list[int] = []
-    for place in range(at, at + _DECIDING_DIGITS):
-        index = bisect_right(starts, place) - 1
-        if index < 0 or tokens[index].end <= place:
-            return []
-        if index not in written:  # some tokenizers write several digits at once
-            written.append(index)
-    return written
-
-
-def _geometric_mean(tokens: Sequence[WrittenToken], indices: Sequence[int]) -> float:
-    return math.prod(tokens[index].probability for index in indices) ** (1 / len(indices))
+def _index_at(place: int, tokens: Sequence[WrittenToken], starts: Sequence[int]) -> int | None:
+    """The token that wrote the character at `place`; None if none did."""
+    index = bisect_right(starts, place) - 1
+    return index if index >= 0 and place < tokens[index].end else None

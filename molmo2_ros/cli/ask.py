@@ -36,7 +36,8 @@ or one or several pictures. The answer is printed as a table of points:
      0.0   1   203.5   150.2  red mug        0.93
 
 time is counted from the start of the video, id names an object throughout it,
-pixels count from the upper left corner, and confidence is the model's own.
+pixels count from the upper left corner, and confidence is the probability that
+a point is right (of an engine without calibration: a rank only).
 """
 _EPILOG = """\
 questions:

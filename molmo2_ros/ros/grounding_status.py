@@ -95,12 +95,16 @@ def _engine(
         return status(
             f"{name}: engine", parameters.engine, {}, error=error, message="not configured"
         )
-    values: dict[str, object] = {"skills": ", ".join(engine.manifest.skills)}
+    manifest = engine.manifest
+    values: dict[str, object] = {
+        "skills": ", ".join(manifest.skills),
+        "confidence": "raw score" if manifest.calibration is None else "probability",
+    }
     if answering is not None:
         values.update(answering.facts())
     return status(
         f"{name}: engine",
-        engine.manifest.name,
+        manifest.name,
         values,
         error=problems.recent("answer"),
         message="answering" if answering is not None else "loaded",

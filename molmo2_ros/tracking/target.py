@@ -19,5 +19,5 @@ class Target:
     point_m: tuple[float, float, float] | None  # metres in the camera's optical frame (REP 103)
     age_s: float  # seconds since the frame on which the model last confirmed it
     quality: float  # 0..1, how well optical flow held on to it
-    confidence: float  # 0..1, the model's; NaN where the engine gives no probabilities
+    confidence: float  # 0..1, that the model's point is right; NaN where it is unknown
     measured: bool  # the model answered on this very frame; otherwise carried here by flow

@@ -54,6 +54,7 @@ def test_a_token_that_writes_a_whole_number_counts_once():
     first, second = point_scores(POINTS, tokens)
     assert first == pytest.approx(0.6)
     assert second is None
+    assert point_scores(POINTS, tokens[:2]) == [None, None]  # y is not covered
 
 
 def test_tokens_that_add_no_character_do_not_hide_a_digit():

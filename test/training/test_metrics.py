@@ -86,6 +86,7 @@ def test_auroc_is_the_share_of_pairs_in_order(scores, outcomes, expected):
     assert auroc(scores, outcomes) == pytest.approx(expected)
 
 
+@pytest.mark.filterwarnings("error")
 def test_auroc_of_one_kind_of_outcome_is_unknown():
     assert np.isnan(auroc([0.2, 0.3], [1, 1]))
 
