@@ -288,7 +288,7 @@ class Grounder:
                 truncated=generation.truncated, cancelled=generation.cancelled, timing=timing
             )
             self.num_degenerate += answer.degenerate
-            self._foresight.learn(answer, read.frames)
+            self._foresight.learn(answer, read.frames, generation.ids)
             answers.append(answer)
         return answers
 

@@ -26,6 +26,7 @@ NONE = "There are none."
 _OPENINGS = ('<tracks coords="', '<points coords="', 'Counting the <points coords="')
 _COORDS = re.compile(r'coords="([^"<]*)')
 _TOTAL = re.compile(r"(?<=a total of )\d+")
+_LONGEST_ECHO, _SHORTEST_ECHO = 6, 2  # tokens by which a place in the last answer is recognised
 _MIDDLE = 500  # thousandths: where an object is taken to be of which nothing is known
 
 
@@ -287,6 +288,38 @@ def _is_number(text: str) -> bool:
 
 def _written(places: Mapping[int, tuple[int, int]]) -> str:
     return "".join(f" {i} {x:03d} {y:03d}" for i, (x, y) in sorted(places.items()))
+
+
+class RepeatedDraft:
+    """Drafts the last answer's own words, for questions in words; a `DraftSource`.
+
+    Where the model says something else, the draft goes on behind the place in the last answer that
+    reads like the newest tokens.
+
+    Args:
+        last: tokens of the last answer.
+    """
+
+    def __init__(self, last: Sequence[int]) -> None:
+        self._last = tuple(last)
+
+    def draft(self, written: Sequence[int]) -> Draft:
+        """See DraftSource.draft."""
+        written = tuple(written)
+        if self._last[: len(written)] == written:
+            return Draft.line(self._last[len(written) :])
+        for size in range(_LONGEST_ECHO, _SHORTEST_ECHO - 1, -1):
+            ends = [
+                end
+                for end in range(size, len(self._last))
+                if self._last[end - size : end] == written[-size:]
+            ]
+            if ends:
+                return Draft.line(self._last[min(ends, key=lambda e: abs(e - len(written))) :])
+        return Draft()
+
+    def verified(self, written: Sequence[int], draft: Draft, chosen: Sequence[int]) -> None:
+        """See DraftSource.verified; words that the model would choose elsewhere teach nothing."""
 
 
 @dataclass(frozen=True, slots=True)

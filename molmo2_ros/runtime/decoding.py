@@ -29,7 +29,7 @@ _ROOT = -1  # parent of a draft's first token: the text written so far
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """Tokens that may come next: a line, or a tree of several ways to go on."""
+    """Tokens that may come next: a line, or a tree of ways to go on that differ where they part."""
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()  # of each token, an earlier one or -1 for the text so far

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from molmo2_ros.answers.answer import Answer
-from molmo2_ros.answers.drafts import AnswerDraft, Places, foresee, foresee_first
+from molmo2_ros.answers.drafts import AnswerDraft, Places, RepeatedDraft, foresee, foresee_first
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query, question_text
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.runtime.decoding import DraftSource
 from molmo2_ros.tracking.grey import GreyFrame
 from molmo2_ros.tracking.replay import Start, replay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Remembered:
+    """The last answer to a question."""
+
+    answer: Answer
+    newest: Frame  # of its clip
+    ids: tuple[int, ...]
 
 
 class Foresight:
@@ -28,11 +39,11 @@ class Foresight:
     def __init__(self, tokenizer: PromptTokenizer, max_questions: int = 64) -> None:
         self._tokenizer = tokenizer
         self._max_questions = max_questions
-        self._last: OrderedDict[tuple[str, str], tuple[Answer, Frame]] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
 
     def draft(
         self, query: Query, frames: Sequence[Frame], stamps: Sequence[str]
-    ) -> AnswerDraft | None:
+    ) -> DraftSource | None:
         """What the answer about a clip will probably say.
 
         Args:
@@ -41,26 +52,34 @@ class Foresight:
             stamps: of the frames, as printed in the prompt.
 
         Returns:
-            None for questions in words.
+            None for a question in words that was not asked before.
         """
-        answer, newest = self._last.get(_key(query, frames), (None, None))
-        if answer is None or newest is None:
+        last = self._last.get(_key(query, frames))
+        if last is None:
             foreseen = foresee_first(query, stamps)
+        elif not (last.answer.points or last.answer.none):
+            return RepeatedDraft(last.ids)
         else:
-            by_stamp = {frame.stamp_ns: frame for frame in frames}
+            newest, by_stamp = last.newest, {frame.stamp_ns: frame for frame in frames}
 
             def carry(places: Places, to_ns: int) -> Places:
                 return carried(places, newest, by_stamp[to_ns])
 
-            foreseen = foresee(answer, stamps, [frame.stamp_ns for frame in frames], carry)
+            foreseen = foresee(last.answer, stamps, [frame.stamp_ns for frame in frames], carry)
         return None if foreseen is None else AnswerDraft(self._tokenizer, foreseen)
 
-    def learn(self, answer: Answer, frames: Sequence[Frame]) -> None:
-        """Remember an answer about a clip, unless the model had lost the thread."""
+    def learn(self, answer: Answer, frames: Sequence[Frame], ids: Sequence[int]) -> None:
+        """Remember an answer about a clip, unless the model had lost the thread.
+
+        Args:
+            answer: what it said.
+            frames: of the clip.
+            ids: tokens of the answer.
+        """
         if answer.degenerate:
             return
         key = _key(answer.query, frames)
-        self._last[key] = (answer, frames[-1])
+        self._last[key] = _Remembered(answer=answer, newest=frames[-1], ids=tuple(ids))
         self._last.move_to_end(key)
         if len(self._last) > self._max_questions:
             self._last.popitem(last=False)

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from molmo2_ros.answers.answer import read_answer
-from molmo2_ros.answers.drafts import AnswerDraft, Foreseen, foresee, foresee_first
+from molmo2_ros.answers.drafts import (
+    AnswerDraft,
+    Foreseen,
+    RepeatedDraft,
+    foresee,
+    foresee_first,
+)
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
@@ -219,6 +225,25 @@ def test_a_wrong_first_digit_leaves_the_number_near_what_was_foreseen():
         TOKENIZER.decode(source.draft([]).tokens)
         == '<tracks coords="0.0 1 390 200">red mug</tracks>'
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "rest"),
+    [
+        ([], [1, 2, 3, 4, 2, 3, 9, 5]),
+        ([1, 2], [3, 4, 2, 3, 9, 5]),
+        # Another first token, the rest as last time.
+        ([7, 2, 3], [4, 2, 3, 9, 5]),
+        # A word more: of two places that read alike the nearer one, then the longer likeness.
+        ([1, 2, 3, 4, 8, 2, 3], [9, 5]),
+        ([8, 8, 8, 4, 2, 3], [9, 5]),
+        ([7, 8], []),
+        ([1, 2, 3, 4, 2, 3, 9, 5], []),
+    ],
+)
+def test_words_are_foreseen_to_be_said_again(written, rest):
+    source = RepeatedDraft([1, 2, 3, 4, 2, 3, 9, 5])
+    assert source.draft(written) == Draft.line(rest)
 
 
 coordinates = st.integers(0, 1000)

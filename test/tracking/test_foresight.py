@@ -39,7 +39,7 @@ def foresight():
 
 
 def learn(foresight, *frames, text=TEXT, query=QUERY):
-    foresight.learn(read_answer(query, text, frames), frames)
+    foresight.learn(read_answer(query, text, frames), frames, TOKENIZER.encode_text(text))
 
 
 def test_places_move_with_the_picture():
@@ -82,5 +82,8 @@ def test_the_question_asked_longest_ago_is_forgotten(foresight):
     assert drafted(foresight, first) != TEXT
 
 
-def test_questions_in_words_are_not_foreseen(foresight):
-    assert foresight.draft(parse_query("ask: Is it open?"), [frame(0)], ["0.0"]) is None
+def test_questions_in_words_are_foreseen_to_be_answered_as_last_time(foresight):
+    query = parse_query("ask: Is it open?")
+    assert foresight.draft(query, [frame(0)], ["0.0"]) is None
+    learn(foresight, frame(0), text="The drawer is open.", query=query)
+    assert drafted(foresight, frame(0.5), query=query) == "The drawer is open."
