@@ -1,5 +1,6 @@
 """The grounding node's states: ten times round, broken engines, and a clean end."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from std_msgs.msg import String
 import molmo2_ros
 from molmo2_ros.ros import qos
 from molmo2_ros.ros.grounding_node import GroundingNode
+from molmo2_ros.runtime.manifest import CalibrationFacts, CurveFacts, Manifest
 
 NANO = Path(molmo2_ros.__file__).parent / "engines" / "nano"
 
@@ -70,6 +72,27 @@ def test_a_broken_engine_is_named_and_works_once_it_is_mended(
         "/diagnostics",
         lambda m: all(s.level != DiagnosticStatus.ERROR for s in m.status),
         after=len(node_under_test.received["/diagnostics"]),
+    )
+
+
+CURVE = CurveFacts(scores=(0.2, 0.6), probabilities=(0.3, 0.9), num_points=50)
+CALIBRATION = CalibrationFacts(points=CURVE, tracks=CURVE, stills=10, clips=5, seed=100)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "told"), [(CALIBRATION, "probability"), (None, "raw score")]
+)
+def test_it_says_whether_confidences_are_probabilities(
+    node_under_test, tmp_path, calibration, told
+):
+    folder = tmp_path / "engine"
+    shutil.copytree(NANO, folder)
+    dataclasses.replace(Manifest.load(folder), calibration=calibration).write(folder)
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.start(GroundingNode, engine=str(folder), diagnostics_period_s=0.1)
+    node_under_test.wait_for(
+        "/diagnostics",
+        lambda m: ("confidence", told) in [(v.key, v.value) for s in m.status for v in s.values],
     )
 
 
