@@ -20,10 +20,12 @@ from molmo2_ros.prompt.layout import clip_prefix, images_prefix, question_suffix
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, label, question_text
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
-from molmo2_ros.runtime.decoding import Guide, Prefix, generate, prefill
+from molmo2_ros.runtime.decoding import Generation, Guide, Prefix, generate, prefill
 from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.features import FeatureCache
 from molmo2_ros.tracking.foresight import Foresight
+
+OnFinal = Callable[[Answer], None]
 
 POINT_TOKENS = 768  # 60 points, the most that Molmo2 was trained to write, and words
 ASK_TOKENS = 448  # Molmo2's own limit for questions in words
@@ -180,13 +182,15 @@ class Grounder:
         queries: Sequence[Query],
         *,
         on_partial: OnPartial | None = None,
+        on_final: OnFinal | None = None,
         cancel: Callable[[Query], bool] | None = None,
         max_new_tokens: int | None = None,
         subtitles: Sequence[Subtitle] = (),
     ) -> list[Answer]:
         """Ask several questions about one clip; it is read once for all, and they decode together.
 
-        Args, raises: as `answer`. One question that cannot be answered refuses all.
+        Args, raises: as `answer`. One question that cannot be answered refuses all. `on_final` gets
+            each answer when it is whole, while longer ones are still being written.
 
         Returns:
             answers in the order of the queries.
@@ -199,7 +203,7 @@ class Grounder:
             if rows:
                 asked = [queries[row] for row in rows]
                 prefix = self._prefix(frames, detail is Detail.CROPS, tuple(subtitles))
-                given = self._ask(prefix, asked, on_partial, cancel, max_new_tokens)
+                given = self._ask(prefix, asked, on_partial, on_final, cancel, max_new_tokens)
                 answers.update(zip(rows, given, strict=True))
         return [answers[row] for row in range(len(queries))]
 
@@ -226,7 +230,7 @@ class Grounder:
         """
         self.check(query, num_images=len(frames))
         prefix = self._prefix(tuple(frames), True, ())
-        return self._ask(prefix, [query], on_partial, cancel, max_new_tokens)[0]
+        return self._ask(prefix, [query], on_partial, None, cancel, max_new_tokens)[0]
 
     def _check_words(self, words: str) -> None:
         known = self.engine.manifest.vocabulary
@@ -242,6 +246,7 @@ class Grounder:
         read: _Read,
         queries: Sequence[Query],
         on_partial: OnPartial | None,
+        on_final: OnFinal | None,
         cancel: Callable[[Query], bool] | None,
         max_new_tokens: int | None,
     ) -> list[Answer]:
@@ -261,36 +266,40 @@ class Grounder:
         def is_over(row: int) -> bool:
             return writers[row].is_degenerate or (cancel is not None and cancel(queries[row]))
 
-        limit = max_new_tokens or max(_token_limit(query, len(read.frames)) for query in queries)
+        answers: dict[int, Answer] = {}
         started = time.perf_counter()
-        generations = generate(
-            self.engine,
-            read.prefix,
-            suffixes,
-            max_new_tokens=limit,
-            guides=[self._guide(query, read) for query in queries],
-            on_tokens=lambda row, ids, probabilities: writers[row].append(ids, probabilities),
-            cancel=is_over,
-        )
-        decode_s = time.perf_counter() - started
-        answers = []
-        for writer, suffix, generation in zip(writers, suffixes, generations, strict=True):
+
+        def on_end(row: int, generation: Generation) -> None:
             timing = replace(
                 read.timing,
-                decode_s=decode_s,
-                num_prompt_tokens=read.prefix.num_tokens + len(suffix),
+                decode_s=time.perf_counter() - started,
+                num_prompt_tokens=read.prefix.num_tokens + len(suffixes[row]),
                 num_answer_tokens=len(generation.ids),
                 num_passes=generation.num_passes,
                 num_drafted=generation.num_drafted,
                 num_accepted=generation.num_accepted,
             )
-            answer = writer.finish(
+            answer = writers[row].finish(
                 truncated=generation.truncated, cancelled=generation.cancelled, timing=timing
             )
             self.num_degenerate += answer.degenerate
             self._foresight.learn(answer, read.frames, generation.ids)
-            answers.append(answer)
-        return answers
+            answers[row] = answer
+            if on_final is not None:
+                on_final(answer)
+
+        generate(
+            self.engine,
+            read.prefix,
+            suffixes,
+            max_new_tokens=max_new_tokens
+            or max(_token_limit(query, len(read.frames)) for query in queries),
+            guides=[self._guide(query, read) for query in queries],
+            on_tokens=lambda row, ids, probabilities: writers[row].append(ids, probabilities),
+            on_end=on_end,
+            cancel=is_over,
+        )
+        return [answers[row] for row in range(len(queries))]
 
     def _guide(self, query: Query, read: _Read) -> Guide:
         """What is known of an answer before it is written: its grammar, and the last one."""

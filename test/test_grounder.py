@@ -285,6 +285,28 @@ def test_a_constrained_answer_can_always_be_read(engine, question, text):
     assert answer.none or answer.points
 
 
+def test_a_short_answer_is_handed_on_before_a_longer_one_of_its_batch_is_done(engine):
+    queries = [parse_query(q) for q in ("track: the lemon", "count: mugs")]
+    clip, seen = make_clip(), []
+    spelt = '<tracks coords="0.0 1 100 200;0.5 1 110 210">lemon</tracks>'
+    num_prompt_tokens = Grounder(engine).answer(clip, queries[0]).timing.num_prompt_tokens
+    grounder = Grounder(Spelling(engine, spelt, num_prompt_tokens), drafted=False)
+    answers = grounder.answer_all(
+        clip,
+        queries,
+        on_partial=lambda answer: seen.append(("partial", answer.query.name)),
+        on_final=lambda answer: seen.append(("final", answer.query.name)),
+        max_new_tokens=120,
+    )
+    assert sorted(event for event in seen if event[0] == "final") == [
+        ("final", "lemon"),
+        ("final", "mugs"),
+    ]
+    assert [a.query.name for a in answers] == ["lemon", "mugs"]
+    lengths = {a.query.name: a.timing.num_answer_tokens for a in answers}
+    assert [name for what, name in seen if what == "final"] == sorted(lengths, key=lengths.get)
+
+
 def test_a_track_from_a_point_is_foreseen_after_that_point(engine):
     clip = make_clip(4)
     query = parse_query("track[from 0.5 0.5 at 0.5]: the lemon")

@@ -306,20 +306,22 @@ class Answering:
         if not ids:
             return
         outcomes = dict.fromkeys(ids.values(), Outcome.CANCELLED)
+
+        def publish_final(answer: Answer) -> None:
+            query_id = ids[answer.query]
+            outcomes[query_id] = stopped.get(query_id, Outcome.ANSWERED)
+            if outcomes[query_id] is Outcome.LATE:
+                answer = self._cut(answer)
+            self._publish_standing(answer, query_id, clip)
+
         try:
-            answers = self._grounder.answer_all(
+            self._grounder.answer_all(
                 clip,
                 list(ids),
                 on_partial=lambda answer: self._publish_standing(answer, ids[answer.query], clip),
+                on_final=publish_final,
                 cancel=cancel,
             )
-            for answer in answers:
-                query_id = ids[answer.query]
-                outcome = stopped.get(query_id, Outcome.ANSWERED)
-                if outcome is Outcome.LATE:
-                    answer = self._cut(answer)
-                self._publish_standing(answer, query_id, clip)
-                outcomes[query_id] = outcome
         finally:
             with self._lock:  # guards _scheduler
                 for query_id, outcome in outcomes.items():

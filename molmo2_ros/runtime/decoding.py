@@ -5,7 +5,7 @@ next. Where the model would have written the same, they are taken over; the pass
 own next token besides. What comes out is what plain greedy decoding writes, in fewer passes; a
 wrong draft costs time, never a token.
 
-Letters as in runtime/engine.py; Q questions, N tokens of a draft.
+Letters as in runtime/engine.py; N tokens of a draft.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from molmo2_ros.runtime.engine import KV, Engine
 
 # Question's index, tokens that are now written, probability 0..1 of each.
 OnTokens = Callable[[int, Sequence[int], Sequence[float]], None]
+_MOST_BRANCHES = 8  # questions in one sequence: each reads past the others' tokens, masked
 _ROOT = -1  # parent of a draft's first token: the text written so far
 
 
@@ -122,6 +123,9 @@ class Generation:
     num_accepted: int  # of these: what the model would have written
 
 
+OnEnd = Callable[[int, Generation], None]  # question's index, its answer
+
+
 def prefill(engine: Engine, prompt: Prompt, features_MD: npt.NDArray[np.float32]) -> Prefix:
     """Read the part of the prompt that all questions share.
 
@@ -161,13 +165,14 @@ def generate(
     max_new_tokens: int,
     guides: Sequence[Guide] | None = None,
     on_tokens: OnTokens | None = None,
+    on_end: OnEnd | None = None,
     cancel: Callable[[int], bool] | None = None,
 ) -> list[Generation]:
-    """Answer several questions about one clip in one batch, each as if it were asked alone.
+    """Answer several questions about one clip at once, each as if it were asked alone.
 
-    Shorter questions are padded on the left, shorter drafts on the right; padding is masked out for
-    good and takes no position, so each row's arithmetic is that of a question on its own. A row
-    leaves the batch with its ending token.
+    They are branches of one sequence: each sees the prefix and itself, and its positions go on from
+    the prefix's end, so that its arithmetic is that of a question on its own. Nothing is padded,
+    and the prefix is read and kept once.
 
     Args:
         engine: the model.
@@ -176,6 +181,7 @@ def generate(
         max_new_tokens: limit for each answer.
         guides: what is known of each answer; None for plain greedy decoding.
         on_tokens: called for each question after each pass, the ending token excepted.
+        on_end: called for each question when its answer is over, while others are still written.
         cancel: asked before each step for each question that is still being answered; True ends
             that answer where it is.
 
@@ -197,89 +203,117 @@ def generate(
         )
         for suffix, guide in zip(suffixes, guides, strict=True)
     ]
-    eos_ids = engine.manifest.tokens.eos_ids
-    rows = list(range(len(answers)))  # question of each row of the batch
-    kv = engine.select_kv(prefix.kv, [0] * len(rows))
-    seen_BP = np.zeros((len(rows), 0), np.bool_)  # past tokens behind the prefix that count
-    while True:
-        if cancel is not None:
-            for row in rows:
-                answers[row].cancelled = answers[row].cancelled or cancel(row)
-        kept = [index for index, row in enumerate(rows) if not answers[row].is_done]
-        if not kept:
-            break
-        rows, seen_BP = [rows[index] for index in kept], seen_BP[kept]
-        # What no row has taken over of the last drafts stands at the end, and goes.
-        num_past = int(np.flatnonzero(seen_BP.any(0))[-1]) + 1 if seen_BP.any() else 0
-        seen_BP = seen_BP[:, :num_past]
-        kv = engine.select_kv(kv, kept, length=prefix.num_tokens + num_past)
-        batch = _Batch([answers[row].lead for row in rows], [answers[row].draft() for row in rows])
-        logits_BLV, kv = engine.forward(
-            batch.ids_BS,
-            prefix.num_tokens + batch.positions(seen_BP.sum(1)),
-            batch.bias(prefix.num_tokens, seen_BP),
-            kv,
-            logit_indices_L=batch.logit_indices,
-        )
-        taken_BS = batch.is_lead_BS
-        for index, row in enumerate(rows):
-            path, tokens, probabilities = answers[row].read(
-                batch.drafts[index], logits_BLV[index], eos_ids
-            )
-            taken_BS[index, batch.num_lead + np.array(path, np.intp)] = True
-            if on_tokens is not None and tokens:
-                on_tokens(row, tokens, probabilities)
-        seen_BP = np.concatenate([seen_BP, taken_BS], 1)
+    for first in range(0, len(answers), _MOST_BRANCHES):
+        rows = range(first, min(first + _MOST_BRANCHES, len(answers)))
+        _write(engine, prefix, answers, rows, on_tokens, on_end, cancel)
     return [answer.finish() for answer in answers]
 
 
-class _Batch:
-    """One pass: what leads to each row's next token, and each row's draft behind it."""
+def _write(
+    engine: Engine,
+    prefix: Prefix,
+    answers: Sequence[_Answer],
+    rows: Sequence[int],
+    on_tokens: OnTokens | None,
+    on_end: OnEnd | None,
+    cancel: Callable[[int], bool] | None,
+) -> None:
+    """Write some of the answers to their end, as branches of one sequence."""
+    eos_ids = engine.manifest.tokens.eos_ids
+    kv = prefix.kv
+    owner_P = np.zeros(0, np.int64)  # row of each token behind the prefix, -1 where none took it
+    while True:
+        for row in rows:
+            answer = answers[row]
+            answer.cancelled = cancel is not None and cancel(row)
+            if answer.is_done and on_end is not None:
+                on_end(row, answer.finish())
+        rows = [row for row in rows if not answers[row].is_done]
+        if not rows:
+            return
+        # What nobody has taken of the last drafts stands mostly at the end, and goes.
+        wanted = np.flatnonzero(np.isin(owner_P, rows))
+        owner_P = owner_P[: wanted[-1] + 1 if len(wanted) else 0]
+        kv = engine.cut_kv(kv, prefix.num_tokens + len(owner_P))
+        branches = _Branches(rows, answers)
+        logits_1LV, kv = engine.forward(
+            branches.ids_S[None],
+            (prefix.num_tokens + branches.positions(owner_P))[None],
+            branches.bias(prefix.num_tokens, owner_P)[None, None],
+            kv,
+            logit_indices_L=branches.logit_indices,
+        )
+        for row in rows:
+            tokens, probabilities = answers[row].read(*branches.of(row, logits_1LV[0]), eos_ids)
+            branches.take(row, answers[row].path)
+            if on_tokens is not None and tokens:
+                on_tokens(row, tokens, probabilities)
+        owner_P = np.concatenate([owner_P, branches.owner_S])
 
-    def __init__(self, leads: Sequence[Sequence[int]], drafts: Sequence[Draft]) -> None:
-        self.drafts = drafts
-        self.num_lead = max(map(len, leads))
-        self.num_new = self.num_lead + max(len(draft.tokens) for draft in drafts)
-        shape = (len(leads), self.num_new)
-        self.ids_BS = np.zeros(shape, np.int64)
-        self.is_lead_BS = np.zeros(shape, np.bool_)
-        # Places from the row's first new token on; padding has place 0, where nobody looks.
-        self._places_BS = np.zeros(shape, np.int64)
-        self._sees_BSS = np.zeros((*shape, self.num_new), np.bool_)
-        for row, (lead, draft) in enumerate(zip(leads, drafts, strict=True)):
-            first = self.num_lead - len(lead)
-            self.ids_BS[row, first : self.num_lead] = lead
-            self.is_lead_BS[row, first : self.num_lead] = True
-            self._places_BS[row, first : self.num_lead] = np.arange(len(lead))
-            sees_SS = self._sees_BSS[row]
-            sees_SS[first : self.num_lead, first : self.num_lead] = np.tri(len(lead), dtype=bool)
-            for node, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
-                place, before = self.num_lead + node, self.num_lead + parent
-                self.ids_BS[row, place] = token
-                self._places_BS[row, place] = self._places_BS[row, before] + 1
-                sees_SS[place] = sees_SS[before]
-                sees_SS[place, place] = True
 
-    @property
-    def logit_indices(self) -> npt.NDArray[np.int64]:
-        """[L]: the last leading token and the drafts."""
-        return np.arange(self.num_lead - 1, self.num_new)
+class _Branches:
+    """One pass: for each row what leads to its next token, and its draft behind that."""
 
-    def positions(self, num_seen_B: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """[B, S] from the prefix's end on, after `num_seen_B` tokens that count."""
-        positions_BS: npt.NDArray[np.int64] = num_seen_B[:, None] + self._places_BS
-        return positions_BS
+    def __init__(self, rows: Sequence[int], answers: Sequence[_Answer]) -> None:
+        leads = {row: answers[row].lead for row in rows}
+        self._drafts = {row: answers[row].draft() for row in rows}
+        sizes = [len(leads[row]) + len(self._drafts[row].tokens) for row in rows]
+        self.ids_S = np.zeros(sum(sizes), np.int64)
+        self.owner_S = np.full(sum(sizes), -1)  # row that has taken the token
+        self._row_S = np.repeat(rows, sizes)
+        self._place_S = np.zeros(sum(sizes), np.int64)  # from the row's first new token on
+        self._sees_SS = np.zeros((sum(sizes), sum(sizes)), np.bool_)
+        self._drafted_at: dict[int, int] = {}
+        end = 0
+        for row in rows:
+            start, end = end, end + len(leads[row])
+            self.ids_S[start:end] = leads[row]
+            self.owner_S[start:end] = row
+            self._place_S[start:end] = np.arange(end - start)
+            self._sees_SS[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
+            self._drafted_at[row] = first = end
+            draft = self._drafts[row]
+            for token, parent in zip(draft.tokens, draft.parents, strict=True):
+                before = first + parent
+                self.ids_S[end] = token
+                self._place_S[end] = self._place_S[before] + 1
+                self._sees_SS[end] = self._sees_SS[before]
+                self._sees_SS[end, end] = True
+                end += 1
+        spans = [
+            np.arange(self._drafted_at[row] - 1, self._drafted_at[row] + len(draft.tokens))
+            for row, draft in self._drafts.items()
+        ]
+        self.logit_indices = np.concatenate(spans)  # each row's last leading token and its draft
+        ends = np.cumsum([len(span) for span in spans])
+        self._logits = {
+            row: slice(end - len(span), end)
+            for row, span, end in zip(rows, spans, ends, strict=True)
+        }
 
-    def bias(self, num_prefix: int, seen_BP: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-        """Additive mask, float32 [B, 1, S, T]: prefix, past tokens that count, and what leads."""
-        batch, num_past = seen_BP.shape
-        num_before = num_prefix + num_past
-        bias_BST = np.zeros((batch, self.num_new, num_before + self.num_new), np.float32)
-        bias_BST[:, :, num_prefix:num_before][
-            np.broadcast_to(~seen_BP[:, None], (batch, self.num_new, num_past))
-        ] = HIDDEN
-        bias_BST[:, :, num_before:][~self._sees_BSS] = HIDDEN
-        return bias_BST[:, None]
+    def positions(self, owner_P: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """[S] from the prefix's end on, behind what the row has taken of the past."""
+        num_taken = np.bincount(owner_P[owner_P >= 0], minlength=self._row_S.max() + 1)
+        positions_S: npt.NDArray[np.int64] = num_taken[self._row_S] + self._place_S
+        return positions_S
+
+    def bias(self, num_prefix: int, owner_P: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Additive mask, float32 [S, T]: prefix, the row's own past, and what leads to a token."""
+        num_past = num_prefix + len(owner_P)
+        bias_ST = np.zeros((len(self.ids_S), num_past + len(self.ids_S)), np.float32)
+        bias_ST[:, num_prefix:num_past][self._row_S[:, None] != owner_P] = HIDDEN
+        bias_ST[:, num_past:][~self._sees_SS] = HIDDEN
+        return bias_ST
+
+    def of(
+        self, row: int, logits_LV: npt.NDArray[np.float32]
+    ) -> tuple[Draft, npt.NDArray[np.float32]]:
+        """A row's draft, and the logits after what leads to it and after each of its tokens."""
+        return self._drafts[row], logits_LV[self._logits[row]]
+
+    def take(self, row: int, path: Sequence[int]) -> None:
+        """Keep the tokens of a draft that the row has taken over."""
+        self.owner_S[self._drafted_at[row] + np.array(path, np.intp)] = row
 
 
 @dataclass(slots=True, kw_only=True)
@@ -296,6 +330,7 @@ class _Answer:
     num_passes: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
+    path: list[int] = field(default_factory=list)  # of the last draft: what was taken over
 
     @property
     def truncated(self) -> bool:
@@ -318,15 +353,13 @@ class _Answer:
 
     def read(
         self, draft: Draft, logits_LV: npt.NDArray[np.float32], eos_ids: frozenset[int]
-    ) -> tuple[list[int], list[int], list[float]]:
+    ) -> tuple[list[int], list[float]]:
         """Write along the draft as far as the model agrees, and one token further.
 
         Returns:
-            nodes of the draft that were taken over, and the tokens written with their
-            probabilities.
+            the tokens written and their probabilities.
         """
-        guide, num_nodes = self.guide, len(draft.tokens)
-        logits_LV = logits_LV[: 1 + num_nodes]  # the rest belongs to longer drafts of the batch
+        guide = self.guide
         if guide.automaton is not None and guide.constrained:
             legal_LV = [guide.automaton.legal()]
             legal_LV.extend(guide.automaton.legal_tree(draft.tokens, draft.parents))
@@ -338,7 +371,7 @@ class _Answer:
             (parent, token): node
             for node, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True))
         }
-        path: list[int] = []
+        self.path = []
         node: int | None = _ROOT
         while node is not None:
             token = int(chosen_L[1 + node])
@@ -347,20 +380,20 @@ class _Answer:
                 break
             node = children.get((node, token))
             if node is not None:
-                path.append(node)
-        read_at = [0, *(1 + node for node in path)][: len(path) + (not self.ended)]
+                self.path.append(node)
+        read_at = [0, *(1 + node for node in self.path)][: len(self.path) + (not self.ended)]
         tokens = chosen_L[read_at].tolist()
         probabilities = _probabilities(logits_LV[read_at])
         self.num_passes += 1
-        self.num_drafted += num_nodes
-        self.num_accepted += len(path)
+        self.num_drafted += len(draft.tokens)
+        self.num_accepted += len(self.path)
         self.ids += tokens
         self.probabilities += probabilities
         self.lead = self.ids[-1:]
         if guide.automaton is not None:
             for token in tokens:
                 guide.automaton.accept(token)
-        return path, tokens, probabilities
+        return tokens, probabilities
 
     def finish(self) -> Generation:
         return Generation(

@@ -7,7 +7,6 @@ pooled into one token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,8 +39,8 @@ class Engine(Protocol):
         """
         ...
 
-    def empty_kv(self, batch: int = 1) -> KV:
-        """A cache of no tokens."""
+    def empty_kv(self) -> KV:
+        """A cache of no tokens, for a batch of one."""
         ...
 
     def forward(
@@ -69,11 +68,8 @@ class Engine(Protocol):
         """
         ...
 
-    def select_kv(self, kv: KV, rows: Sequence[int], *, length: int | None = None) -> KV:
-        """The cache whose rows are the given rows of `kv`, cut to its first `length` tokens.
-
-        [0, 0, 0] makes three branches of one clip; [0, 2] drops the finished middle one.
-        """
+    def cut_kv(self, kv: KV, length: int) -> KV:
+        """The cache of the first `length` tokens of `kv`."""
         ...
 
 

@@ -34,7 +34,6 @@ class OnnxKV:
     """Keys and values of `length` tokens, kept by the runtime: key, value, key ... by layer."""
 
     tensors: tuple[Any, ...]  # onnxruntime.OrtValue [B, kv heads, length, head_dim]
-    batch: int
     length: int
 
 
@@ -79,12 +78,12 @@ class OnnxEngine:
             ) from error
         return features_MD  # type: ignore[no-any-return]
 
-    def empty_kv(self, batch: int = 1) -> OnnxKV:
+    def empty_kv(self) -> OnnxKV:
         """See Engine.empty_kv."""
         text = self.manifest.text
-        nothing = np.zeros((batch, text.num_kv_heads, 0, text.head_dim), np.float32)
+        nothing = np.zeros((1, text.num_kv_heads, 0, text.head_dim), np.float32)
         tensor = _ort_value(nothing)
-        return OnnxKV((tensor,) * (2 * text.num_layers), batch, 0)
+        return OnnxKV((tensor,) * (2 * text.num_layers), 0)
 
     def forward(
         self,
@@ -119,17 +118,14 @@ class OnnxEngine:
                 f"decoder.onnx failed on inputs of shapes {shapes} after {kv.length} tokens: "
                 f"{error}"
             ) from error
-        return logits_BLV.numpy(), OnnxKV(tuple(present), batch, kv.length + num_new)
+        return logits_BLV.numpy(), OnnxKV(tuple(present), kv.length + num_new)
 
-    def select_kv(self, kv: OnnxKV, rows: Sequence[int], *, length: int | None = None) -> OnnxKV:
-        """See Engine.select_kv."""
-        length = kv.length if length is None else length
-        same_rows = list(rows) == list(range(kv.batch))
-        if same_rows and length == kv.length:
+    def cut_kv(self, kv: OnnxKV, length: int) -> OnnxKV:
+        """See Engine.cut_kv."""
+        if length == kv.length:
             return kv
-        index = slice(None) if same_rows else np.array(rows, np.intp)
-        chosen = (tensor.numpy()[index, :, :length] for tensor in kv.tensors)
-        return OnnxKV(tuple(map(_ort_value, chosen)), len(rows), length)
+        cut = (tensor.numpy()[:, :, :length] for tensor in kv.tensors)
+        return OnnxKV(tuple(map(_ort_value, cut)), length)
 
 
 def _ort_value(array: npt.NDArray[Any]) -> Any:
