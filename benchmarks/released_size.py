@@ -9,12 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import Molmo2ForConditionalGeneration
 
 from molmo2_ros.engines.export import Description, export_checkpoint
+from molmo2_ros.engines.torchvision_ops import declare_missing_ops
 from molmo2_ros.runtime.manifest import SamplingFacts
 from molmo2_ros.training.model import ModelConfig, molmo2_config, save_checkpoint
 from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
+
+declare_missing_ops()
+
+from transformers import Molmo2ForConditionalGeneration  # noqa: E402
 
 POOLING = 3  # patches a side, as in released video frames
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS, VISION_MLP = 1152, 25, 16, 4304

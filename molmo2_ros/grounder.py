@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from molmo2_ros.answers.answer import Answer, Timing
 from molmo2_ros.answers.grammar import AnswerGrammar
@@ -30,6 +31,7 @@ OnFinal = Callable[[Answer], None]
 POINT_TOKENS = 768  # 60 points, the most that Molmo2 was trained to write, and words
 ASK_TOKENS = 448  # Molmo2's own limit for questions in words
 TRACK_TOKENS_PER_FRAME = 96  # eight points
+MAX_QUESTIONS = 64  # whose tokens and last answers are kept
 MAX_PREFIXES = 2  # a point query's newest frame and a track's clip take turns on a live camera
 MAX_TRACK_TOKENS = 4096  # Molmo2's own limit for tracks
 DEFAULT_ANSWER_FPS = 2.0
@@ -73,7 +75,8 @@ class Grounder:
         self.num_degenerate = 0  # answers in which the model lost the thread
         self.features = FeatureCache(engine, max_frames)
         self._tokenizer = PromptTokenizer(engine.folder)
-        self._foresight = Foresight(self._tokenizer)
+        self._foresight = Foresight(self._tokenizer, MAX_QUESTIONS)
+        self._suffixes: OrderedDict[str, npt.NDArray[np.int64]] = OrderedDict()
         manifest = engine.manifest
         self._grammar = AnswerGrammar(
             self._tokenizer, manifest.text.vocab_size, manifest.tokens.eos_ids
@@ -250,7 +253,7 @@ class Grounder:
         cancel: Callable[[Query], bool] | None,
         max_new_tokens: int | None,
     ) -> list[Answer]:
-        suffixes = [question_suffix(self._tokenizer, question_text(query)).ids for query in queries]
+        suffixes = [self._suffix(question_text(query)) for query in queries]
         writers = [
             AnswerWriter(
                 self._tokenizer,
@@ -295,11 +298,21 @@ class Grounder:
             max_new_tokens=max_new_tokens
             or max(_token_limit(query, len(read.frames)) for query in queries),
             guides=[self._guide(query, read) for query in queries],
-            on_tokens=lambda row, ids, probabilities: writers[row].append(ids, probabilities),
+            on_tokens=lambda row, *written: writers[row].append(*written),
             on_end=on_end,
             cancel=is_over,
         )
         return [answers[row] for row in range(len(queries))]
+
+    def _suffix(self, question: str) -> npt.NDArray[np.int64]:
+        """Tokens of a question; standing queries ask the same again and again."""
+        ids = self._suffixes.pop(question, None)
+        if ids is None:
+            ids = question_suffix(self._tokenizer, question).ids
+        self._suffixes[question] = ids
+        if len(self._suffixes) > MAX_QUESTIONS:
+            self._suffixes.popitem(last=False)
+        return ids
 
     def _guide(self, query: Query, read: _Read) -> Guide:
         """What is known of an answer before it is written: its grammar, and the last one."""

@@ -160,14 +160,16 @@ class AnswerDraft:
 
         See DraftSource.verified. What the model chose behind such a digit rests on the wrong one.
         """
+        if tuple(chosen[: len(draft.tokens)]) == draft.tokens:
+            return
         text = self._tokenizer.decode(list(written))
-        pieces = [self._tokenizer.decode([token]) for token in draft.tokens]
+        pieces = [self._tokenizer.decode_one(token) for token in draft.tokens]
         changes: list[tuple[int, int, str]] = []  # start and end in the text, other digits
         end = len(text)
         for token, piece, choice in zip(draft.tokens, pieces, chosen, strict=False):
             start, end = end, end + len(piece)
             if token != choice and _is_number(piece):
-                digits = self._tokenizer.decode([choice])
+                digits = self._tokenizer.decode_one(choice)
                 if _is_number(digits) and len(digits) == len(piece):
                     changes.append((start, end, digits))
         whole = text + "".join(pieces)

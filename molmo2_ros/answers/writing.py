@@ -49,7 +49,10 @@ class WrittenText:
             probability: that the model gave it, 0..1.
         """
         self._held.append((token_id, probability))
-        added = self._tokenizer.decode([held[0] for held in self._held])
+        if len(self._held) == 1:
+            added = self._tokenizer.decode_one(token_id)
+        else:
+            added = self._tokenizer.decode([held[0] for held in self._held])
         if added.endswith(_UNFINISHED) and len(self._held) < _MAX_HELD:
             return
         end = self._length + len(added)
@@ -95,13 +98,13 @@ class AnswerWriter:
         #: The model has lost the thread: what it goes on to write is not worth its time.
         self.is_degenerate = False
 
-    def append(self, ids: Sequence[int], probabilities: Sequence[float]) -> None:
-        """Add tokens, and look at the points that they complete."""
+    def append(self, ids: Sequence[int], probabilities: Sequence[float], is_last: bool) -> None:
+        """Add tokens, and look at the points that they complete unless `finish` follows at once."""
         may_end_point = False
         for token_id, probability in zip(ids, probabilities, strict=True):
             self._written.append(token_id, probability)
             may_end_point = may_end_point or self._written.may_end_point
-        if not may_end_point:
+        if is_last or not may_end_point:
             return
         so_far = self._read(partial=True)
         self.is_degenerate = so_far.degenerate

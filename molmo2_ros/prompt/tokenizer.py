@@ -76,6 +76,7 @@ class PromptTokenizer:
         listed = description.get("added_tokens", [])
         added = {token["content"]: int(token["id"]) for token in listed}
         self._control_ids = frozenset(added.values())
+        self._texts: dict[int, str] = {}  # of tokens that were written before
         self._text_tokenizer = _without_added_tokens(description, path)
         self._path = path
         self.ids = ControlIds(
@@ -167,6 +168,13 @@ class PromptTokenizer:
             if all(character in byte_of for character in token):
                 written[token_id] = bytes(byte_of[character] for character in token)
         return written
+
+    def decode_one(self, token_id: int) -> str:
+        """Text of one token, as `decode` gives it."""
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self.decode([token_id])
+        return text
 
     def is_visual(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which ids are of the visual block, whose tokens see each other both ways."""

@@ -22,8 +22,8 @@ from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.layout import HIDDEN, Prompt, prefix_bias
 from molmo2_ros.runtime.engine import KV, Engine
 
-# Question's index, tokens that are now written, probability 0..1 of each.
-OnTokens = Callable[[int, Sequence[int], Sequence[float]], None]
+# Question's index, tokens that are now written, probability 0..1 of each, whether they are all.
+OnTokens = Callable[[int, Sequence[int], Sequence[float], bool], None]
 _MOST_BRANCHES = 8  # questions in one sequence: each reads past the others' tokens, masked
 _ROOT = -1  # parent of a draft's first token: the text written so far
 
@@ -39,6 +39,11 @@ class Draft:
     def line(tokens: Sequence[int]) -> Draft:
         """Each token after the one before."""
         return Draft(tokens=tuple(tokens), parents=tuple(range(-1, len(tokens) - 1)))
+
+    @property
+    def is_line(self) -> bool:
+        """Whether there is one way only."""
+        return self.parents == tuple(range(-1, len(self.tokens) - 1))
 
     def cut(self, num_tokens: int) -> Draft:
         """The first tokens of it."""
@@ -247,7 +252,7 @@ def _write(
             tokens, probabilities = answers[row].read(*branches.of(row, logits_1LV[0]), eos_ids)
             branches.take(row, answers[row].path)
             if on_tokens is not None and tokens:
-                on_tokens(row, tokens, probabilities)
+                on_tokens(row, tokens, probabilities, answers[row].is_done)
         owner_P = np.concatenate([owner_P, branches.owner_S])
 
 
@@ -273,13 +278,16 @@ class _Branches:
             self._sees_SS[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
             self._drafted_at[row] = first = end
             draft = self._drafts[row]
-            for token, parent in zip(draft.tokens, draft.parents, strict=True):
-                before = first + parent
-                self.ids_S[end] = token
-                self._place_S[end] = self._place_S[before] + 1
-                self._sees_SS[end] = self._sees_SS[before]
-                self._sees_SS[end, end] = True
-                end += 1
+            end += len(draft.tokens)
+            self.ids_S[first:end] = draft.tokens
+            if draft.is_line:
+                self._place_S[start:end] = np.arange(end - start)
+                self._sees_SS[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
+                continue
+            for place, parent in enumerate(draft.parents, first):
+                self._place_S[place] = self._place_S[first + parent] + 1
+                self._sees_SS[place] = self._sees_SS[first + parent]
+                self._sees_SS[place, place] = True
         spans = [
             np.arange(self._drafted_at[row] - 1, self._drafted_at[row] + len(draft.tokens))
             for row, draft in self._drafts.items()
@@ -330,6 +338,7 @@ class _Answer:
     num_passes: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
+    num_followed: int = 0  # tokens that the automaton has seen
     path: list[int] = field(default_factory=list)  # of the last draft: what was taken over
 
     @property
@@ -347,8 +356,8 @@ class _Answer:
         draft = Draft()
         if guide.drafts is not None:
             draft = guide.drafts.draft(self.ids)
-        if not draft.tokens and guide.automaton is not None:
-            draft = Draft.line(guide.automaton.forced())
+        if not draft.tokens and (automaton := self._automaton()) is not None:
+            draft = Draft.line(automaton.forced())
         return draft.cut(room)
 
     def read(
@@ -359,14 +368,12 @@ class _Answer:
         Returns:
             the tokens written and their probabilities.
         """
-        guide = self.guide
-        if guide.automaton is not None and guide.constrained:
-            legal_LV = [guide.automaton.legal()]
-            legal_LV.extend(guide.automaton.legal_tree(draft.tokens, draft.parents))
+        if self.guide.constrained and (automaton := self._automaton()) is not None:
+            legal_LV = [automaton.legal(), *automaton.legal_tree(draft.tokens, draft.parents)]
             logits_LV = np.where(legal_LV, logits_LV, -np.inf)
         chosen_L = logits_LV.argmax(-1)
-        if guide.drafts is not None:
-            guide.drafts.verified(self.ids, draft, chosen_L.tolist())
+        if self.guide.drafts is not None:
+            self.guide.drafts.verified(self.ids, draft, chosen_L.tolist())
         children = {
             (parent, token): node
             for node, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True))
@@ -390,10 +397,16 @@ class _Answer:
         self.ids += tokens
         self.probabilities += probabilities
         self.lead = self.ids[-1:]
-        if guide.automaton is not None:
-            for token in tokens:
-                guide.automaton.accept(token)
         return tokens, probabilities
+
+    def _automaton(self) -> Automaton | None:
+        """The automaton where the answer stands; it follows only when it is asked."""
+        automaton = self.guide.automaton
+        if automaton is not None:
+            for token in self.ids[self.num_followed :]:
+                automaton.accept(token)
+            self.num_followed = len(self.ids)
+        return automaton
 
     def finish(self) -> Generation:
         return Generation(

@@ -36,7 +36,7 @@ class Foresight:
             goes first.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer, max_questions: int = 64) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, max_questions: int) -> None:
         self._tokenizer = tokenizer
         self._max_questions = max_questions
         self._last: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()

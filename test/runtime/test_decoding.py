@@ -101,15 +101,19 @@ def test_each_token_is_passed_on_as_it_is_written(endless, prefix, suffixes):
         prefix,
         suffixes[:2],
         max_new_tokens=4,
-        on_tokens=lambda question, tokens, shares: seen.append((question, tokens, shares)),
+        on_tokens=lambda *written: seen.append(written),
     )
     for question, answer in enumerate(answers):
         streamed = [
-            pair for asked, *chunk in seen if asked == question for pair in zip(*chunk, strict=True)
+            pair
+            for asked, tokens, shares, _ in seen
+            if asked == question
+            for pair in zip(tokens, shares, strict=True)
         ]
         assert tuple(token for token, _ in streamed) == answer.ids
         np.testing.assert_allclose([share for _, share in streamed], answer.probabilities)
     assert [question for question, *_ in seen] == [0, 1] * 4
+    assert [is_last for *_, is_last in seen] == [False] * 6 + [True] * 2
 
 
 def test_cancel_ends_one_answer_with_what_is_written_and_leaves_the_others(
