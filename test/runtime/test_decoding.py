@@ -1,4 +1,4 @@
-"""Greedy decoding: batches, endings, limits, streaming and cancelling."""
+"""Greedy decoding: several questions at once, drafts, endings, limits, streaming, cancelling."""
 
 import copy
 from dataclasses import replace
