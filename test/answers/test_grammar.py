@@ -213,6 +213,7 @@ def test_any_walk_over_legal_tokens_ends_and_is_read(family, case, seed):
     while family.eos not in tokens:
         tokens.append(int(rng.choice(np.flatnonzero(automaton.legal()))))
         assert automaton.accept(tokens[-1])
+        assert len(tokens) < 10_000
 
     check_read(family.tokenizer.decode(tokens), case)
 
@@ -234,6 +235,7 @@ def test_a_model_that_never_closes_anything_is_made_to_end(family, kind, mark, m
         closing = re.compile(rb'["<]')
         tokens.append(next((t for t in legal if not closing.search(family.bytes_of[t])), legal[0]))
         assert automaton.accept(tokens[-1])
+        assert len(tokens) < 1000
 
     text = family.tokenizer.decode(tokens)
     check_read(text, case)
