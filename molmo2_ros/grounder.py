@@ -72,7 +72,11 @@ class Grounder:
         self.engine = engine
         self.drafted = drafted
         self.constrained = constrained
+        self.num_answers = 0
         self.num_degenerate = 0  # answers in which the model lost the thread
+        self.num_passes = 0  # of the decoder over questions and answers
+        self.num_drafted = 0  # tokens read ahead
+        self.num_accepted = 0  # of these: what the model would have written
         self.features = FeatureCache(engine, max_frames)
         self._tokenizer = PromptTokenizer(engine.folder)
         self._foresight = Foresight(self._tokenizer, MAX_QUESTIONS)
@@ -285,7 +289,7 @@ class Grounder:
             answer = writers[row].finish(
                 truncated=generation.truncated, cancelled=generation.cancelled, timing=timing
             )
-            self.num_degenerate += answer.degenerate
+            self._count(answer, generation)
             self._foresight.learn(answer, read.frames, generation.ids)
             answers[row] = answer
             if on_final is not None:
@@ -303,6 +307,13 @@ class Grounder:
             cancel=is_over,
         )
         return [answers[row] for row in range(len(queries))]
+
+    def _count(self, answer: Answer, generation: Generation) -> None:
+        self.num_answers += 1
+        self.num_degenerate += answer.degenerate
+        self.num_passes += generation.num_passes
+        self.num_drafted += generation.num_drafted
+        self.num_accepted += generation.num_accepted
 
     def _suffix(self, question: str) -> npt.NDArray[np.int64]:
         """Tokens of a question; standing queries ask the same again and again."""

@@ -49,6 +49,7 @@ def answer_json(
         "truncated": answer.truncated,
         "refused": refused,
         "problems": list(answer.problems),
+        "degenerate": answer.degenerate,
         "image": {"width": width, "height": height},
         "clip_stamps": [stamp_json(stamp_ns) for stamp_ns in answer.stamps_ns],
         "points": [
@@ -69,6 +70,9 @@ def answer_json(
             "decode_s": round(answer.timing.decode_s, 4),
             "num_prompt_tokens": answer.timing.num_prompt_tokens,
             "num_answer_tokens": answer.timing.num_answer_tokens,
+            "num_passes": answer.timing.num_passes,
+            "num_drafted": answer.timing.num_drafted,
+            "num_accepted": answer.timing.num_accepted,
             "num_frames_encoded": answer.timing.num_frames_encoded,
         },
     }

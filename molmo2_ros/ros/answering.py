@@ -188,7 +188,7 @@ class Answering:
 
     def facts(self) -> dict[str, object]:
         """What the engine did, for diagnostics."""
-        features = self._grounder.features
+        grounder, features = self._grounder, self._grounder.features
         with self._lock:  # guards _scheduler
             counts, num_expired = self._scheduler.total, self._scheduler.num_expired
             num_skipped = sum(self._scheduler.num_frames_skipped.values())
@@ -202,6 +202,9 @@ class Answering:
             "cancelled": counts.num_cancelled,
             "missed": counts.num_missed,
             "expired": num_expired,
+            "answers_degenerate": grounder.num_degenerate,
+            "passes_per_answer": grounder.num_passes / max(grounder.num_answers, 1),
+            "drafts_accepted_share": grounder.num_accepted / max(grounder.num_drafted, 1),
             "frames_encoded": features.num_encoded,
             "frames_encoded_ahead": features.num_encoded_ahead,
             "frames_found_encoded": features.num_hits,

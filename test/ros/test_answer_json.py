@@ -20,7 +20,9 @@ def answer(**changes):
         "points": (AnsweredPoint(object_id=1, time_s=0.5, x=0.512, y=0.402),),
         "label": "red mug",
         "is_track": True,
-        "timing": Timing(decode_s=0.12345, num_answer_tokens=15),
+        "timing": Timing(
+            decode_s=0.12345, num_answer_tokens=15, num_passes=2, num_drafted=20, num_accepted=14
+        ),
     }
     return Answer(**{**fields, **changes})
 
@@ -63,6 +65,9 @@ def test_an_answer_keeps_its_stamps_to_the_nanosecond_and_has_no_nan():
     assert [point["xyz"] for point in track["points"]] == [None, [0.01, 0.02, 0.7]]
     assert track["points"][0]["u"] == 163.34
     assert told["timing"]["decode_s"] == 0.1235
+    reading = [told["timing"][f"num_{name}"] for name in ("passes", "drafted", "accepted")]
+    assert reading == [2, 20, 14]
+    assert told["degenerate"] is False
 
 
 def test_words_of_any_language_and_model_markup_survive():
