@@ -27,6 +27,7 @@ _OPENINGS = ('<tracks coords="', '<points coords="', 'Counting the <points coord
 _COORDS = re.compile(r'coords="([^"<]*)')
 _TOTAL = re.compile(r"(?<=a total of )\d+")
 _LONGEST_ECHO, _SHORTEST_ECHO = 6, 2  # tokens by which a place in the last answer is recognised
+_SHORTEST_REPEATED = 8  # tokens
 _MIDDLE = 500  # thousandths: where an object is taken to be of which nothing is known
 
 
@@ -296,7 +297,8 @@ class RepeatedDraft:
     """Drafts the last answer's own words, for questions in words; a `DraftSource`.
 
     Where the model says something else, the draft goes on behind the place in the last answer that
-    reads like the newest tokens.
+    reads like the newest tokens. Words agree less and less once they have parted: a draft is at
+    most twice as long as what was right of the one before.
 
     Args:
         last: tokens of the last answer.
@@ -304,12 +306,20 @@ class RepeatedDraft:
 
     def __init__(self, last: Sequence[int]) -> None:
         self._last = tuple(last)
+        self._longest = len(self._last)
 
     def draft(self, written: Sequence[int]) -> Draft:
         """See DraftSource.draft."""
-        written = tuple(written)
+        return Draft.line(self._rest(tuple(written))[: self._longest])
+
+    def verified(self, written: Sequence[int], draft: Draft, chosen: Sequence[int]) -> None:
+        """See DraftSource.verified."""
+        wrong = (i for i, token in enumerate(draft.tokens) if token != chosen[i])
+        self._longest = max(_SHORTEST_REPEATED, 2 * next(wrong, len(self._last)))
+
+    def _rest(self, written: tuple[int, ...]) -> tuple[int, ...]:
         if self._last[: len(written)] == written:
-            return Draft.line(self._last[len(written) :])
+            return self._last[len(written) :]
         for size in range(_LONGEST_ECHO, _SHORTEST_ECHO - 1, -1):
             ends = [
                 end
@@ -317,11 +327,8 @@ class RepeatedDraft:
                 if self._last[end - size : end] == written[-size:]
             ]
             if ends:
-                return Draft.line(self._last[min(ends, key=lambda e: abs(e - len(written))) :])
-        return Draft()
-
-    def verified(self, written: Sequence[int], draft: Draft, chosen: Sequence[int]) -> None:
-        """See DraftSource.verified; words that the model would choose elsewhere teach nothing."""
+                return self._last[min(ends, key=lambda e: abs(e - len(written))) :]
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,17 @@ def test_words_are_foreseen_to_be_said_again(written, rest):
     assert source.draft(written) == Draft.line(rest)
 
 
+def test_words_that_part_are_foreseen_less_far():
+    source = RepeatedDraft(range(100, 200))
+    draft = source.draft([])
+    assert len(draft.tokens) == 100
+    # The tenth is another: of the next draft twice the nine before it.
+    source.verified([], draft, [*range(100, 109), 7, *range(110, 201)])
+    assert source.draft([*range(100, 110)]).tokens == tuple(range(110, 128))
+    source.verified([], source.draft([*range(100, 110)]), [7] * 19)
+    assert len(source.draft([*range(100, 110)]).tokens) == 8
+
+
 coordinates = st.integers(0, 1000)
 points = st.dictionaries(
     st.sampled_from(STAMPS),
