@@ -314,6 +314,8 @@ class RepeatedDraft:
 
     def verified(self, written: Sequence[int], draft: Draft, chosen: Sequence[int]) -> None:
         """See DraftSource.verified."""
+        if not draft.tokens:
+            return
         wrong = (i for i, token in enumerate(draft.tokens) if token != chosen[i])
         self._longest = max(_SHORTEST_REPEATED, 2 * next(wrong, len(self._last)))
 

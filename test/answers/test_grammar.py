@@ -273,6 +273,8 @@ def test_rollback_returns_to_the_state_before(family, case, data):
 def test_no_more_is_rolled_back_than_was_accepted(family):
     automaton = Case(POINT, CLIP, False, "").automaton(family)
     automaton.accept(family.token_of[b"<"])
+    automaton.accept(family.token_of[b"p"])
+    automaton.rollback(1)
 
     with pytest.raises(ValueError, match="2 tokens to take back, 1 were taken"):
         automaton.rollback(2)

@@ -180,7 +180,7 @@ def test_answers_that_may_go_on_alike_are_in_equal_states(cut):
     grammar = make(POINT)
     texts = [
         f'<points coords="0.0 1 {x} {y};0.5 2 4'.encode()
-        for x, y in (("123", "456"), ("789", "999"), ("000", "255"))
+        for x, y in (("423", "456"), ("789", "999"), ("000", "255"))
     ]
     assert len({text[:cut] for text in texts}) == 3
 
