@@ -56,40 +56,39 @@ def answers_to_learn_from():
         yield "No tracks available."
 
 
-def trained_tokenizer(family):
-    tokenizer = Tokenizer(models.BPE())
+def empty_tokenizer(family, merges=()):
+    """Single bytes, and what the given pairs of texts are merged to."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *("".join(pair) for pair in merges)]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
     if family == "qwen":
         tokenizer.normalizer = NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT.format(digits=DIGITS[family])), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(Regex(SPLIT.format(digits=DIGITS[family])), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def trained_tokenizer(family):
+    tokenizer = empty_tokenizer(family)
     trainer = BpeTrainer(
         vocab_size=1200,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(answers_to_learn_from(), trainer)
-    tokenizer.add_special_tokens(list(CHAT_TOKENS))
-    tokenizer.add_special_tokens(list(VISUAL_TOKENS))
     return tokenizer
 
 
-@pytest.fixture(scope="session")
-def families(tmp_path_factory):
-    """The shipped nano's tokenizer, a Qwen-style and an OLMo-style one."""
-    nano = PromptTokenizer(NANO)
-    made = {"nano": (nano, Manifest.load(NANO, verify=False).text.vocab_size)}
-    for family in DIGITS:
-        folder = tmp_path_factory.mktemp(family)
-        trained_tokenizer(family).save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
-        tokenizer = PromptTokenizer(folder)
-        made[family] = (tokenizer, tokenizer.token_id("<im_start>"))
-    return {name: make_family(name, *parts) for name, parts in made.items()}
+def save_family(name, tokenizer, folder):
+    tokenizer.add_special_tokens(list(CHAT_TOKENS))
+    tokenizer.add_special_tokens(list(VISUAL_TOKENS))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    saved = PromptTokenizer(folder)
+    return make_family(name, saved, saved.token_id("<im_start>"))
 
 
 def make_family(name, tokenizer, vocab_size):
@@ -104,6 +103,22 @@ def make_family(name, tokenizer, vocab_size):
         bytes_of=bytes_of,
         token_of={text: token for token, text in enumerate(bytes_of) if text},
     )
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory):
+    """The shipped nano's tokenizer, a Qwen-style and an OLMo-style one."""
+    vocab_size = Manifest.load(NANO, verify=False).text.vocab_size
+    made = {"nano": make_family("nano", PromptTokenizer(NANO), vocab_size)}
+    for name in DIGITS:
+        made[name] = save_family(name, trained_tokenizer(name), tmp_path_factory.mktemp(name))
+    return made
+
+
+@pytest.fixture
+def family_with_merges(tmp_path):
+    """Make a family whose tokenizer knows single bytes and the merges given."""
+    return lambda *merges: save_family("qwen", empty_tokenizer("qwen", merges), tmp_path)
 
 
 @pytest.fixture(scope="session", params=["nano", "qwen", "olmo"])

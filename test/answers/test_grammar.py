@@ -1,7 +1,7 @@
 """The answer grammar over the tokens of three families, for any answer, spelling and draft."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from molmo2_ros.answers import language
+from molmo2_ros.answers import grammar, language
 from molmo2_ros.answers.grammar import AnswerGrammar
 from molmo2_ros.answers.text import parse_answer
 from molmo2_ros.prompt.query import Query, QueryKind
@@ -224,9 +224,9 @@ def test_a_model_that_never_closes_anything_is_made_to_end(family, kind, mark, m
     """It writes points, or groups, and then its label for ever, as long as it may."""
     monkeypatch.setattr(language, "MAX_POINTS", 12)
     monkeypatch.setattr(language, "MAX_TRACK_POINTS", 20)
-    grammar = AnswerGrammar(family.tokenizer, family.vocab_size, frozenset({family.eos}))
+    limited = AnswerGrammar(family.tokenizer, family.vocab_size, frozenset({family.eos}))
     case = Case(kind, CLIP, False, "")
-    automaton = grammar.automaton(Query(name="it", kind=kind, words="mug"), CLIP)
+    automaton = limited.automaton(Query(name="it", kind=kind, words="mug"), CLIP)
     tokens = [family.token_of[b"<"]]
     automaton.accept(tokens[0])
     while family.eos not in tokens:
@@ -408,6 +408,65 @@ def test_forced_runs_leave_out_what_could_merge_with_the_next_choice(family, cas
         forced = forced.get(family.name, forced[""])
 
     assert family.tokenizer.decode(automaton.forced()) == forced
+
+
+def accept_spelt(automaton, family, *tokens):
+    for token in tokens:
+        assert automaton.accept(family.token_of[token.encode()])
+    return [family.tokenizer.decode([token]) for token in automaton.forced()]
+
+
+def test_a_forced_run_is_spelt_as_its_place_in_the_answer_demands(family_with_merges):
+    # On its own the run `/points>` would start with the piece `/points`, and so with `/p`. Behind
+    # `<` the pieces are `</` and `points`.
+    family = family_with_merges(("/", "p"), ("o", "i"))
+    automaton = Case(POINT, ("0.0",), False, "").automaton(family)
+
+    forced = accept_spelt(automaton, family, *'<points coords="0.0 1 111 222">mug<')
+    assert forced == ["/", "p", "oi", "n", "t", "s", ">"]
+
+
+def test_a_forced_run_behind_a_spelling_of_the_models_own_is_spelt_as_it_stands(
+    family_with_merges,
+):
+    # The tokenizer would have written `<p`, so that none of its tokens starts where the run does.
+    family = family_with_merges(("<", "p"), ("o", "i"))
+    automaton = Case(POINT, CLIP, False, "").automaton(family)
+
+    forced = accept_spelt(automaton, family, "<")
+    assert forced == ["p", "oi", *'nts coords="']
+    automaton.rollback(1)
+    forced = accept_spelt(automaton, family, "<p")
+    assert forced == ["oi", *'nts coords="']
+
+
+def test_legal_tokens_are_found_however_finely_the_vocabulary_is_divided(family, monkeypatch):
+    monkeypatch.setattr(grammar, "_FEW", 1)
+    fine = replace(family, grammar=AnswerGrammar(family.tokenizer, family.vocab_size, frozenset()))
+    case = Case(COUNT, CLIP, False, f"Counting the {MUGS} shows a total of 3.")
+    automata = case.automaton(family), case.automaton(fine)
+    for token in family.tokenizer.encode_text(case.text):
+        expected, found = (automaton.legal() for automaton in automata)
+        assert np.array_equal(expected, found)
+        assert [automaton.accept(token) for automaton in automata] == [True, True]
+
+
+def test_what_is_kept_is_bounded_and_changes_nothing(family, monkeypatch):
+    monkeypatch.setattr(grammar, "_MAX_LANGUAGES", 2)
+    monkeypatch.setattr(grammar, "_MAX_STATES", 3)
+    small = AnswerGrammar(family.tokenizer, family.vocab_size, frozenset({family.eos}))
+    bounded = replace(family, grammar=small)
+    text = f"Counting the {MUGS} shows a total of 3."
+    for stamps in (CLIP, CLIP[:4], (*CLIP[:4], "9.0"), CLIP):
+        case = Case(COUNT, stamps, False, text)
+        automata = case.automaton(family), case.automaton(bounded)
+        for token in family.tokenizer.encode_text(text):
+            assert np.array_equal(*(automaton.legal() for automaton in automata))
+            assert automata[0].forced() == automata[1].forced()
+            assert all(automaton.accept(token) for automaton in automata)
+        assert len(small._languages) <= 2
+        assert list(small._languages)[-1][1] == stamps  # the one used last stays
+        assert all(len(kept._legal) <= 3 >= len(kept._runs) for kept in small._languages.values())
 
 
 def test_a_long_label_that_was_asked_for_may_be_repeated(family):
