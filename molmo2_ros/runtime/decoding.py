@@ -230,7 +230,8 @@ def _write(
     while True:
         for row in rows:
             answer = answers[row]
-            answer.cancelled = cancel is not None and cancel(row)
+            if cancel is not None and not answer.is_done:
+                answer.cancelled = cancel(row)
             if answer.is_done and on_end is not None:
                 on_end(row, answer.finish())
         rows = [row for row in rows if not answers[row].is_done]

@@ -132,6 +132,24 @@ def test_cancel_ends_one_answer_with_what_is_written_and_leaves_the_others(
     assert [answers[row].ids for row in (0, 2)] == [whole[row].ids for row in (0, 2)]
 
 
+def test_cancel_is_not_asked_about_an_answer_that_has_come_to_its_end(nano, prefix, suffixes):
+    ended = []
+
+    def cancel(row):
+        return bool(ended)  # from the moment at which the first answer is whole
+
+    def on_tokens(row, tokens, shares, is_last):
+        ended.extend([row] * is_last)
+
+    whole = generate(nano, prefix, suffixes, max_new_tokens=200)
+    answers = generate(
+        nano, prefix, suffixes, max_new_tokens=len(whole[0].ids), on_tokens=on_tokens, cancel=cancel
+    )
+    assert ended
+    for row, answer in enumerate(answers):
+        assert answer.cancelled == (row not in ended)
+
+
 def test_cancel_before_the_first_token_gives_empty_answers(nano, prefix, suffixes):
     (answer,) = generate(nano, prefix, suffixes[:1], max_new_tokens=9, cancel=lambda _: True)
     assert answer.ids == ()
