@@ -108,8 +108,13 @@ class Reference:
         tokens: list[int] = written[0, arguments["input_ids"].shape[1] :].tolist()
         return tokens[:-1] if tokens and tokens[-1] in end else tokens
 
+    def wrote_the_same(self, tokens: Sequence[int], answer: Answer) -> bool:
+        """Whether our answer has the text and the number of these tokens."""
+        text = self._tokenizer.decode(tokens)
+        return answer.text == text and answer.timing.num_answer_tokens == len(tokens)
+
     def choose_options(self, clip: Clip, query: Query) -> str:
-        """Take the faster of its two caches; the compiled static cache is not for the CPU."""
+        """Take the faster of its two caches (compiling the static one: docs/journal.md)."""
         arguments = self.arguments(clip, query)
         spent = {}
         for name in ("dynamic", "static"):
@@ -179,7 +184,7 @@ def _tracking(
         ours_ms.append(1e3 * seconds)
         seconds, tokens = _seconds(lambda a=arguments: reference.answer(a))
         theirs_ms.append(1e3 * seconds)
-        equal.append(_same(engine, answer, tokens))
+        equal.append(reference.wrote_the_same(tokens, answer))
         answers.append(answer)
     into.rows += [
         spread(f"{name}: ours, whole answer", ours_ms, "ms"),
@@ -218,7 +223,7 @@ def measure_queries(engine: Engine, threads: int, num_answers: int, into: Measur
         ours_ms.append(1e3 * seconds)
         seconds, written = _seconds(lambda a=arguments: [reference.answer(each) for each in a])
         theirs_ms.append(1e3 * seconds)
-        equal += [_same(engine, *pair) for pair in zip(answers, written, strict=True)]
+        equal += [reference.wrote_the_same(*pair) for pair in zip(written, answers, strict=True)]
         passes.append(max(answer.timing.num_passes for answer in answers))
     into.rows += [
         spread("eight queries: ours", ours_ms, "ms"),
@@ -316,11 +321,6 @@ def main() -> None:
         equality=measured.equality,
         as_json=options.json,
     )
-
-
-def _same(engine: Engine, answer: Any, tokens: Sequence[int]) -> bool:
-    text = PromptTokenizer(engine.folder).decode(tokens)
-    return answer.text == text and answer.timing.num_answer_tokens == len(tokens)
 
 
 def _seconds(function: Callable[[], Any]) -> tuple[float, Any]:

@@ -7,9 +7,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from molmo2_ros.answers.answer import Answer, Timing
 from molmo2_ros.answers.grammar import AnswerGrammar
@@ -80,7 +80,10 @@ class Grounder:
         self.features = FeatureCache(engine, max_frames)
         self._tokenizer = PromptTokenizer(engine.folder)
         self._foresight = Foresight(self._tokenizer, MAX_QUESTIONS)
-        self._suffixes: OrderedDict[str, npt.NDArray[np.int64]] = OrderedDict()
+        # Standing queries ask the same again and again.
+        self._suffix = lru_cache(MAX_QUESTIONS)(
+            lambda question: question_suffix(self._tokenizer, question).ids
+        )
         manifest = engine.manifest
         self._grammar = AnswerGrammar(
             self._tokenizer, manifest.text.vocab_size, manifest.tokens.eos_ids
@@ -314,16 +317,6 @@ class Grounder:
         self.num_passes += generation.num_passes
         self.num_drafted += generation.num_drafted
         self.num_accepted += generation.num_accepted
-
-    def _suffix(self, question: str) -> npt.NDArray[np.int64]:
-        """Tokens of a question; standing queries ask the same again and again."""
-        ids = self._suffixes.pop(question, None)
-        if ids is None:
-            ids = question_suffix(self._tokenizer, question).ids
-        self._suffixes[question] = ids
-        if len(self._suffixes) > MAX_QUESTIONS:
-            self._suffixes.popitem(last=False)
-        return ids
 
     def _guide(self, query: Query, read: _Read) -> Guide:
         """What is known of an answer before it is written: its grammar, and the last one."""

@@ -70,9 +70,7 @@ class Answer:
     truncated: bool = False  # cut off by the token limit: points so far are kept
     partial: bool = False  # the model is still writing
     problems: tuple[str, ...] = ()  # degenerate or ungrammatical parts, in words
-    degenerate: bool = (
-        False  # the model lost the thread: an endless row, a frozen id, no such stamp
-    )
+    degenerate: bool = False  # lost the thread: an endless row, a frozen id, no such stamp
     timing: Timing = field(default_factory=Timing)
 
 

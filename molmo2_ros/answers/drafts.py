@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from molmo2_ros.answers.answer import Answer, point_stamp_ns
+from molmo2_ros.answers.text import NONE
 from molmo2_ros.prompt.query import Query, QueryKind, label
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import Draft
@@ -22,7 +23,6 @@ Places = Mapping[int, tuple[float, float]]  # by object id: x, y in 0..1
 # Moves places of the last answer's newest frame to a later one, given its stamp in nanoseconds.
 Carry = Callable[[Places, int], Places]
 
-NONE = "There are none."
 _OPENINGS = ('<tracks coords="', '<points coords="', 'Counting the <points coords="')
 _COORDS = re.compile(r'coords="([^"<]*)')
 _TOTAL = re.compile(r"(?<=a total of )\d+")

@@ -27,6 +27,7 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import NamedTuple
 
+from molmo2_ros.answers.text import NONE
 from molmo2_ros.prompt.query import QueryKind
 
 MAX_POINTS = 256  # of an answer that points or counts
@@ -134,7 +135,7 @@ class Language:
         }
 
     def _whole_openings(self, kind: QueryKind) -> dict[bytes, State]:
-        phrases = {b"There are none.": _END}
+        phrases = {NONE.encode(): _END}
         if self._is_track:
             phrases[b"No tracks available."] = _END
         if self._stamps:

@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+NONE = "There are none."  # as the models were trained to write it
+
 _TAG = re.compile(r"<(points|tracks)\b([^<]*?)\bcoords=\"([^\"<]*)(\"?)")
 _OPENING = re.compile(r"<(?:points|tracks)\b([^<]*)")
 _GROUP = re.compile(r"[^\t:,;]+")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TypeVar
 
 from molmo2_ros.errors import QueryError
+
+Number = TypeVar("Number", int, float)
 
 MAX_CHARACTERS = 2000
 MAX_ANSWER_FPS = 10.0
@@ -356,21 +360,18 @@ def _options(text: str) -> tuple[Detail, float | None, SeedPoint | None, Terms]:
 
 
 def _number(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise QueryError(
-            f"query option {option!r} holds {text!r}, expected a number such as 0.5"
-        ) from None
+    return _read(float, text, option, "a number such as 0.5")
 
 
 def _whole(text: str, option: str) -> int:
+    return _read(int, text, option, "a whole number such as 3")
+
+
+def _read(as_number: Callable[[str], Number], text: str, option: str, expected: str) -> Number:
     try:
-        return int(text)
+        return as_number(text)
     except ValueError:
-        raise QueryError(
-            f"query option {option!r} holds {text!r}, expected a whole number such as 3"
-        ) from None
+        raise QueryError(f"query option {option!r} holds {text!r}, expected {expected}") from None
 
 
 def _name_from(words: str) -> str:

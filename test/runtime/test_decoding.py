@@ -224,15 +224,16 @@ def continuing(ids, noise=lambda tokens: tokens):
     return Scripted(lambda written: Draft.line(noise(list(ids[len(written) :]))))
 
 
+def with_and_without_drafts(engine, prefix, suffixes, max_new_tokens, noise=lambda tokens: tokens):
+    """Plain answers, and answers that are drafted as these, changed by `noise`."""
+    plain = generate(engine, prefix, suffixes, max_new_tokens=max_new_tokens)
+    guides = [Guide(drafts=continuing(answer.ids, noise)) for answer in plain]
+    drafted = generate(engine, prefix, suffixes, max_new_tokens=max_new_tokens, guides=guides)
+    return plain, drafted
+
+
 def test_a_right_draft_is_taken_over_in_one_pass(nano, prefix, suffixes):
-    plain = generate(nano, prefix, suffixes, max_new_tokens=200)
-    drafted = generate(
-        nano,
-        prefix,
-        suffixes,
-        max_new_tokens=200,
-        guides=[Guide(drafts=continuing(answer.ids)) for answer in plain],
-    )
+    plain, drafted = with_and_without_drafts(nano, prefix, suffixes, 200)
     for before, after in zip(plain, drafted, strict=True):
         assert after.ids == before.ids
         assert not after.truncated
@@ -251,14 +252,7 @@ def test_hostile_drafts_change_no_token(nano, prefix, suffixes, seed):
             tokens[place : place + 1] = rng.integers(0, size, rng.integers(0, 3)).tolist()
         return tokens[: rng.integers(0, 40)]
 
-    plain = generate(nano, prefix, suffixes, max_new_tokens=70)
-    drafted = generate(
-        nano,
-        prefix,
-        suffixes,
-        max_new_tokens=70,
-        guides=[Guide(drafts=continuing(answer.ids, spoilt)) for answer in plain],
-    )
+    plain, drafted = with_and_without_drafts(nano, prefix, suffixes, 70, spoilt)
     for before, after in zip(plain, drafted, strict=True):
         assert after.ids == before.ids
         assert after.truncated == before.truncated

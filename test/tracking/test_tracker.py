@@ -136,14 +136,19 @@ def test_a_new_object_gets_a_new_id_and_a_vanished_one_goes_after_misses(still):
     assert tracker.num_lost == 1
 
 
-def test_there_are_none_ends_all_after_misses(still):
-    tracker = Tracker()
-    tracker.update(still.frame(0))
-    tracker.measure(point_answer(still.frame(0), (200, 150)), 1)
+def deny(tracker, still):
+    """Answer "There are none." to the next frames, as often as ends a target."""
     for index in range(1, MAX_MISSES + 1):
         frame = still.frame(index)
         tracker.update(frame)
         tracker.measure(point_answer(frame, none=True), 1)
+
+
+def test_there_are_none_ends_all_after_misses(still):
+    tracker = Tracker()
+    tracker.update(still.frame(0))
+    tracker.measure(point_answer(still.frame(0), (200, 150)), 1)
+    deny(tracker, still)
     assert tracker.targets() == ()
 
 
@@ -163,10 +168,7 @@ def test_a_target_that_was_denied_comes_back_with_the_first_part_of_an_answer(st
     tracker = Tracker()
     tracker.update(still.frame(0))
     tracker.measure(point_answer(still.frame(0), (200, 200)), 1)
-    for index in range(1, MAX_MISSES + 1):
-        frame = still.frame(index)
-        tracker.update(frame)
-        tracker.measure(point_answer(frame, none=True), 1)
+    deny(tracker, still)
     assert tracker.targets() == ()
     again = still.frame(MAX_MISSES + 1)
     tracker.update(again)
