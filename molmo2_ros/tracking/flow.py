@@ -5,8 +5,13 @@ frame's grey picture count pixels of that picture (grey.py).
 
 A point is not tracked itself: it may lie on a smooth spot. Up to K corners in a window round it are
 tracked forward and back by pyramidal Lucas-Kanade; those that come back agree on one motion (the
-largest group, near features count more), and a similarity fitted to them moves the point. Where
-there is nothing to hold on to, the motion of the whole picture carries the point at low quality.
+largest group, near features count more), and a similarity fitted to them moves the point. From
+there it is drawn to where the picture is most like the one that was seeded, which takes back what
+drifts. Where that looks like something else, three more ways are tried and the best looks win: the
+second largest group (the corners round a small thing may lie on the background behind it), the
+point's own last motion, and a search. A step that leaps away from the last one needs better looks.
+Where there is nothing to hold on to, the motion of the whole picture carries the point at low
+quality. A point that looked like nothing seen for LOST_AFTER_NS is lost and stays it.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import numpy.typing as npt
 
 from molmo2_ros.tracking.grey import GreyFrame
 from molmo2_ros.tracking.motion import (
+    AGREE_PX,
     F32,
     F64,
     MIN_FEATURES,
@@ -28,7 +34,16 @@ from molmo2_ros.tracking.motion import (
     largest_group,
     nearness,
 )
-from molmo2_ros.tracking.template import TEMPLATE_SIDE, likeness, sample_template
+from molmo2_ros.tracking.template import (
+    COLOUR_JUMP,
+    TEMPLATE_SIDE,
+    align,
+    alike,
+    sample_colours,
+    sample_template,
+    search,
+    textured,
+)
 
 CELLS = 4  # a window is cut into CELLS x CELLS cells with at most one feature each: K = 16
 CELL_PX = 10
@@ -40,6 +55,19 @@ RETURN_PX = 1.0  # a feature must come back this near to where it started
 FULL_FEATURES = 6  # so many agreeing features give full quality
 SCENE_QUALITY = 0.35  # quality of a point that the whole picture's motion carries
 KEEP_LIKENESS = 0.6  # below this neither features nor template are renewed: it may be an occluder
+BETTER_LIKENESS = 0.1  # by which another way has to look better
+GOOD_LIKENESS = 0.8  # below this other ways are tried
+RENEWAL_NS = 250_000_000  # in which half of the template is renewed
+TEMPLATE_QUALITY = 0.9  # quality of a point that its template alone holds
+LIKENESS_RANGE = (0.4, 0.8)  # of no quality, and of full
+FRAME_NS = 33_333_333  # of the steps below; longer ones may differ by more
+EXPECTED_PX = 4.0  # a step may differ from the last one by this
+SURPRISE_PX = 30.0  # a step that differs by so much more is not believed
+EXPECTED_TURN = 0.06  # change of scale or rotation (radians) in a step
+SURPRISE_TURN = 0.2
+FEATURE_LIKENESS = 0.15  # that features in full agreement are worth
+QUALITY_FLOOR = 0.25  # a point below it for LOST_AFTER_NS is lost
+LOST_AFTER_NS = 150_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +78,22 @@ class Patches:
     features_NK2: F32  # grey pixels
     alive_NK: Bool
     turn_N: Complex  # scale and rotation since the point was seeded
+    step_N: Complex  # pixels since the frame before; NaN until there is one
     template_NPP: F32  # grey levels as first seen, slowly renewed
-    brightness_N: F64  # of the template's picture
+    textured_N: Bool  # the template alone can hold the point
+    colour_N3: F32  # RGB as first seen
+    gain_N: F64  # exposure of the frame relative to the template's
     quality_N: F64  # 0..1
+    unseen_ns_N: npt.NDArray[np.int64]  # for how long the quality has been too low
+    seen_N2: F64  # where it was not yet
 
     def __len__(self) -> int:
         return len(self.points_N2)
+
+    @property
+    def lost_N(self) -> Bool:
+        """Points that were out of sight for too long: they do not come back."""
+        return np.asarray(self.unseen_ns_N >= LOST_AFTER_NS)
 
     def take(self, rows: npt.NDArray[np.intp] | list[int]) -> Patches:
         """Some of the points."""
@@ -91,14 +129,22 @@ def seed(frame: GreyFrame, points_N2: F64) -> Patches:
     alive_NK = np.zeros((num, CELLS * CELLS), np.bool_)
     for row, point in enumerate(points_N2):
         features_NK2[row], alive_NK[row] = _corners(frame.grey, point)
+    template_NPP = sample_template(frame.grey, points_N2, turn_N)
+    textured_N = textured(template_NPP)
+    held_N = (alive_NK.sum(axis=1) >= MIN_FEATURES) | textured_N
     return Patches(
         points_N2=points_N2,
         features_NK2=features_NK2,
         alive_NK=alive_NK,
         turn_N=turn_N,
-        template_NPP=sample_template(frame.grey, points_N2, turn_N),
-        brightness_N=np.full(num, frame.brightness),
-        quality_N=np.where(alive_NK.sum(axis=1) < MIN_FEATURES, SCENE_QUALITY, 1.0),
+        step_N=np.full(num, np.nan, np.complex128),
+        template_NPP=template_NPP,
+        textured_N=textured_N,
+        colour_N3=sample_colours(frame.colours, frame.to_colours(points_N2)),
+        gain_N=np.ones(num),
+        quality_N=np.where(held_N, 1.0, SCENE_QUALITY),
+        unseen_ns_N=np.zeros(num, np.int64),
+        seen_N2=points_N2,
     )
 
 
@@ -109,9 +155,14 @@ def no_patches() -> Patches:
         features_NK2=np.zeros((0, CELLS * CELLS, 2), np.float32),
         alive_NK=np.zeros((0, CELLS * CELLS), np.bool_),
         turn_N=np.ones(0, np.complex128),
+        step_N=np.zeros(0, np.complex128),
         template_NPP=np.zeros((0, TEMPLATE_SIDE, TEMPLATE_SIDE), np.float32),
-        brightness_N=np.zeros(0),
+        textured_N=np.zeros(0, np.bool_),
+        colour_N3=np.zeros((0, 3), np.float32),
+        gain_N=np.zeros(0),
         quality_N=np.zeros(0),
+        unseen_ns_N=np.zeros(0, np.int64),
+        seen_N2=np.zeros((0, 2)),
     )
 
 
@@ -131,7 +182,51 @@ def carry(patches: Patches, before: GreyFrame, after: GreyFrame) -> Patches:
         return patches
     exposed = after.exposed_as(before)
     moved_NK2, found_NK = _follow(before.grey, exposed, patches.features_NK2, patches.alive_NK)
+    gained = replace(patches, gain_N=patches.gain_N * after.gain_over(before))
     weight_NK = nearness(patches.features_NK2, patches.points_N2, RADIUS_PX)
+    first = _group_way(patches, moved_NK2, found_NK, weight_NK)
+    if not (first.held_N | patches.textured_N).all():
+        first = _or_else(first, _scene_way(patches, before.grey, exposed))
+    passed_ns = after.stamp_ns - before.stamp_ns
+    way = _look(gained, first, after, passed_ns)
+    doubted = np.flatnonzero((way.likeness_N < GOOD_LIKENESS) & ~patches.lost_N)
+    if len(doubted):
+        some = gained.take(doubted)
+        rest = (moved_NK2[doubted], found_NK[doubted] & ~first.agreed_NK[doubted])
+        second = _look(some, _group_way(some, *rest, weight_NK[doubted]), after, passed_ns)
+        coast = _look(
+            some, _coast_way(some, moved_NK2[doubted], found_NK[doubted]), after, passed_ns
+        )
+        way = way.with_better(doubted, second, coast)
+        doubted = np.flatnonzero((way.likeness_N < KEEP_LIKENESS) & ~patches.lost_N)
+        if len(doubted):
+            way = way.with_better(doubted, _search_way(gained.take(doubted), after, passed_ns))
+    return _settle(gained, after, passed_ns, way, moved_NK2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """One way in which N points may have gone from a frame to the next."""
+
+    points_N2: F64
+    turn_N: Complex  # since the points were seeded
+    agreed_NK: Bool  # features that went the same way
+    agreement_N: F64  # 0..1
+    held_N: Bool  # enough to go by
+    likeness_N: F64  # 0..1, of the picture there to the one that was seeded
+
+    def with_better(self, rows: npt.NDArray[np.intp], *others: _Way) -> _Way:
+        """This way, for `rows` one of the others where that looks better by more than chance."""
+        taken = {field.name: getattr(self, field.name).copy() for field in fields(self)}
+        for other in others:
+            better = other.held_N & (other.likeness_N > taken["likeness_N"][rows] + BETTER_LIKENESS)
+            for name, values in taken.items():
+                values[rows[better]] = getattr(other, name)[better]
+        return _Way(**taken)
+
+
+def _group_way(patches: Patches, moved_NK2: F32, found_NK: Bool, weight_NK: F64) -> _Way:
+    """With the largest group of features."""
     agreed_NK = largest_group(moved_NK2 - patches.features_NK2, found_NK, weight_NK)
     turn_N, points_N2, agreed_NK = fit_similarity(
         patches.points_N2, patches.features_NK2, moved_NK2, found_NK, agreed_NK, weight_NK
@@ -139,34 +234,116 @@ def carry(patches: Patches, before: GreyFrame, after: GreyFrame) -> Patches:
     had_N = (weight_NK * patches.alive_NK).sum(axis=1)
     share_N = (weight_NK * agreed_NK).sum(axis=1) / np.maximum(had_N, 1e-9)
     num_N = agreed_NK.sum(axis=1)
-    held_N = num_N >= MIN_FEATURES
-    agreement_N = np.sqrt(share_N) * np.minimum(1.0, num_N / FULL_FEATURES)
-    if not held_N.all():
-        scene_turn, scene_N2, scene_share = _scene_motion(before.grey, exposed, patches.points_N2)
-        points_N2 = np.where(held_N[:, None], points_N2, scene_N2)
-        turn_N = np.where(held_N, turn_N, scene_turn)
-        agreement_N = np.where(held_N, agreement_N, SCENE_QUALITY * scene_share)
-        agreed_NK &= held_N[:, None]
-    turn_N = patches.turn_N * turn_N
-    return _settle(patches, after, points_N2, turn_N, moved_NK2, agreed_NK, agreement_N)
+    return _Way(
+        points_N2=points_N2,
+        turn_N=patches.turn_N * turn_N,
+        agreed_NK=agreed_NK,
+        agreement_N=np.sqrt(share_N) * np.minimum(1.0, num_N / FULL_FEATURES),
+        held_N=num_N >= MIN_FEATURES,
+        likeness_N=np.zeros(len(patches)),
+    )
+
+
+def _coast_way(patches: Patches, moved_NK2: F32, found_NK: Bool) -> _Way:
+    """On as before, without a word from the features."""
+    points_N2 = _coasted(patches)
+    step_N12 = (points_N2 - patches.points_N2)[:, None]
+    apart_NK = np.linalg.norm(moved_NK2 - patches.features_NK2 - step_N12, axis=2)
+    return _Way(
+        points_N2=points_N2,
+        turn_N=patches.turn_N,
+        agreed_NK=found_NK & (apart_NK < AGREE_PX),
+        agreement_N=np.zeros(len(patches)),
+        held_N=patches.textured_N,
+        likeness_N=np.zeros(len(patches)),
+    )
+
+
+def _coasted(patches: Patches) -> F64:
+    """Where the points are if they go on as before."""
+    step_N = np.nan_to_num(patches.step_N)
+    return patches.points_N2 + np.stack([step_N.real, step_N.imag], axis=1)
+
+
+def _search_way(patches: Patches, after: GreyFrame, passed_ns: int) -> _Way:
+    """To where it looks like this at all: a thing may outrun its features."""
+    size = (after.grey.shape[1] // 2, after.grey.shape[0] // 2)
+    half = np.asarray(cv2.resize(after.grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+    way = _Way(
+        points_N2=search(
+            half, patches.gain_N, patches.template_NPP, _coasted(patches), patches.turn_N
+        ),
+        turn_N=patches.turn_N,
+        agreed_NK=np.zeros_like(patches.alive_NK),
+        agreement_N=np.zeros(len(patches)),
+        held_N=patches.textured_N,
+        likeness_N=np.zeros(len(patches)),
+    )
+    found = _look(patches, way, after, passed_ns)
+    # In a wide window something a little alike is always found.
+    return replace(found, held_N=found.held_N & (found.likeness_N > GOOD_LIKENESS))
+
+
+def _scene_way(
+    patches: Patches, before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]
+) -> _Way:
+    """With the whole picture."""
+    turn, points_N2, share = _scene_motion(before, after, patches.points_N2)
+    return _Way(
+        points_N2=points_N2,
+        turn_N=patches.turn_N * turn,
+        agreed_NK=np.zeros_like(patches.alive_NK),
+        agreement_N=np.full(len(patches), SCENE_QUALITY * share),
+        held_N=np.ones(len(patches), np.bool_),
+        likeness_N=np.zeros(len(patches)),
+    )
+
+
+def _or_else(first: _Way, second: _Way) -> _Way:
+    """The second way where the first has too little to go by."""
+    held_N = first.held_N
+    chosen = {}
+    for entry in fields(_Way):
+        ours, others = getattr(first, entry.name), getattr(second, entry.name)
+        chosen[entry.name] = np.where(held_N.reshape(-1, *[1] * (ours.ndim - 1)), ours, others)
+    return _Way(**chosen)
+
+
+def _look(patches: Patches, way: _Way, after: GreyFrame, passed_ns: int) -> _Way:
+    """Draw the points to their templates, and say how far they look right there."""
+    points_N2, turn_N, likeness_N = align(
+        after.grey,
+        patches.gain_N,
+        patches.template_NPP,
+        patches.textured_N,
+        way.points_N2,
+        way.turn_N,
+    )
+    colour_N3 = sample_colours(after.colours, after.to_colours(points_N2))
+    apart_N3 = colour_N3 / patches.gain_N[:, None] - patches.colour_N3
+    step_N2 = points_N2 - patches.points_N2
+    frames = max(1.0, passed_ns / FRAME_NS)
+    surprise_N = np.abs(step_N2[:, 0] + 1j * step_N2[:, 1] - patches.step_N)
+    believed_N = 1 - np.clip((surprise_N / frames - EXPECTED_PX) / SURPRISE_PX, 0, 1)
+    turned_N = np.abs(turn_N / patches.turn_N - 1)
+    steady_N = 1 - np.clip((turned_N / frames - EXPECTED_TURN) / SURPRISE_TURN, 0, 1)
+    return replace(
+        way,
+        points_N2=points_N2,
+        turn_N=turn_N,
+        likeness_N=likeness_N
+        * alike(np.abs(apart_N3).max(axis=1), COLOUR_JUMP)
+        * np.where(np.isnan(believed_N), 1.0, believed_N)
+        * steady_N,
+    )
 
 
 def _settle(
-    patches: Patches,
-    after: GreyFrame,
-    points_N2: F64,
-    turn_N: Complex,
-    features_NK2: F32,
-    alive_NK: Bool,
-    agreement_N: F64,
+    patches: Patches, after: GreyFrame, passed_ns: int, way: _Way, features_NK2: F32
 ) -> Patches:
     """Judge the new places by their looks, and renew features where they look right."""
-    sampled_NPP = sample_template(after.grey, points_N2, turn_N)
-    likeness_N = likeness(
-        patches.template_NPP, sampled_NPP, after.brightness - patches.brightness_N
-    )
-    like_N = likeness_N > KEEP_LIKENESS
-    features_NK2 = features_NK2.copy()
+    points_N2, like_N = way.points_N2, way.likeness_N > KEEP_LIKENESS
+    features_NK2, alive_NK = features_NK2.copy(), way.agreed_NK.copy()
     for row in np.flatnonzero(like_N & (alive_NK.sum(axis=1) < CELLS * CELLS // 2)):
         corners_K2, corner_K = _corners(after.grey, points_N2[row])
         taken = _cells(features_NK2[row], points_N2[row])[alive_NK[row]]
@@ -176,16 +353,32 @@ def _settle(
         slots = np.flatnonzero(~alive_NK[row])[: int(free_K.sum())]
         features_NK2[row, slots] = corners_K2[free_K][: len(slots)]
         alive_NK[row, slots] = True
-    blend_N11 = np.where(like_N, 0.1, 0.0)[:, None, None].astype(np.float32)
-    return Patches(
+    sampled_NPP = sample_template(after.grey, points_N2, way.turn_N)
+    sampled_NPP /= patches.gain_N[:, None, None].astype(np.float32)
+    colour_N3 = sample_colours(after.colours, after.to_colours(points_N2))
+    colour_N3 /= patches.gain_N[:, None].astype(np.float32)
+    renewal = 1 - 0.5 ** (passed_ns / RENEWAL_NS)
+    renewal_N11 = np.where(like_N, renewal, 0.0)[:, None, None].astype(np.float32)
+    agreement_N = np.maximum(way.agreement_N, np.where(patches.textured_N, TEMPLATE_QUALITY, 0.0))
+    low, high = LIKENESS_RANGE
+    # Features that agree are a word of their own: the looks may have changed by more.
+    enough_N = way.likeness_N + FEATURE_LIKENESS * way.agreement_N
+    quality_N = agreement_N * np.clip((enough_N - low) / (high - low), 0.0, 1.0)
+    quality_N[patches.lost_N] = 0.0
+    step_N2 = points_N2 - patches.points_N2
+    unseen_N = quality_N < QUALITY_FLOOR
+    return replace(
+        patches,
         points_N2=points_N2,
         features_NK2=features_NK2,
         alive_NK=alive_NK,
-        turn_N=turn_N,
-        template_NPP=patches.template_NPP + blend_N11 * (sampled_NPP - patches.template_NPP),
-        brightness_N=patches.brightness_N
-        + blend_N11[:, 0, 0] * (after.brightness - patches.brightness_N),
-        quality_N=np.clip(agreement_N * likeness_N, 0.0, 1.0),
+        turn_N=way.turn_N,
+        step_N=np.where(like_N, step_N2[:, 0] + 1j * step_N2[:, 1], patches.step_N),
+        template_NPP=patches.template_NPP + renewal_N11 * (sampled_NPP - patches.template_NPP),
+        colour_N3=patches.colour_N3 + renewal_N11[:, 0] * (colour_N3 - patches.colour_N3),
+        quality_N=quality_N,
+        unseen_ns_N=np.where(unseen_N, patches.unseen_ns_N + passed_ns, 0),
+        seen_N2=np.where(unseen_N[:, None], patches.seen_N2, points_N2),
     )
 
 

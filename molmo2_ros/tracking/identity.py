@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 NEAR_NS = 300_000_000
+OTHER_COLOUR = 60.0  # grey levels: colours of one thing differ less
 Path = Mapping[int, tuple[float, float]]  # stamp in ns -> pixels
 
 
@@ -43,20 +44,36 @@ def _nearest(stamps: Sequence[int], stamp: int) -> int | None:
     return near if near is not None and abs(near - stamp) <= NEAR_NS else None
 
 
+def unlikeness(
+    carried_C3: npt.NDArray[np.float64], answered_A3: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """How far colours differ, [C, A]: 0 alike or unknown, from 1 on hardly one thing.
+
+    Args:
+        carried_C3: RGB at one exposure; NaN where unknown.
+        answered_A3: the same.
+    """
+    apart_CA = np.abs(carried_C3[:, None] - answered_A3[None]).max(axis=2, initial=0.0)
+    return np.asarray(np.nan_to_num(apart_CA) / OTHER_COLOUR)
+
+
 def assign(
-    distance_CA: npt.NDArray[np.float64], gate_px: float | npt.NDArray[np.float64]
+    distance_CA: npt.NDArray[np.float64],
+    gate_px: float | npt.NDArray[np.float64],
+    unlikeness_CA: float | npt.NDArray[np.float64] = 0.0,
 ) -> list[tuple[int, int]]:
     """Pair targets and answers one to one so that the sum of distances is least.
 
     Args:
         distance_CA: pixels, inf where a pair is out of the question.
         gate_px: a pair must be nearer than this; a number or one per target [C].
+        unlikeness_CA: takes up this share of the gate.
 
     Returns:
         pairs of rows and columns; far pairs are left out and do not pull near ones apart.
     """
     gate_C1 = np.broadcast_to(np.asarray(gate_px, np.float64), len(distance_CA))[:, None]
-    relative_CA = np.minimum(distance_CA / gate_C1, 1.0)
+    relative_CA = np.minimum(distance_CA / gate_C1 + unlikeness_CA, 1.0)
     rows, columns = linear_sum_assignment(relative_CA)
     return [
         (int(row), int(column))

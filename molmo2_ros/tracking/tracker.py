@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import label
 from molmo2_ros.tracking.answered import AnsweredObject, answered_objects, present_objects
 from molmo2_ros.tracking.depth import lift
+from molmo2_ros.tracking.flow import QUALITY_FLOOR as QUALITY_FLOOR
 from molmo2_ros.tracking.flow import Patches, carry, no_patches
 from molmo2_ros.tracking.grey import GreyBuffer, GreyFrame
-from molmo2_ros.tracking.identity import assign, distances
+from molmo2_ros.tracking.identity import assign, distances, unlikeness
 from molmo2_ros.tracking.replay import Start, replay
 from molmo2_ros.tracking.target import Target
+from molmo2_ros.tracking.template import sample_colours
 
-QUALITY_FLOOR = 0.25  # a target below it for LOST_AFTER_S is lost
-LOST_AFTER_S = 0.2
 GATE_SHARE = 0.1  # of the image's diagonal: an answer nearer than this speaks of the same thing
 REMEMBER_S = 3.0  # a lost target gets its id back within this time ...
-LOST_GATE_GROWTH = 0.5  # ... and within a gate that grows by this share of itself each second
+LOST_SPEED_SHARE = 1.2  # ... and within a gate that grows by this share of the diagonal a second
+AWAY_WEIGHT = 0.08  # share of the gate that a second out of sight takes up
+CARRIED_LOOKS = 0.5  # share of the gate that another colour takes up for a carried target
 MAX_MISSES = 2  # answers in a row that do not show a target before it is given up
+
+F64 = npt.NDArray[np.float64]
 
 
 @dataclass(slots=True, eq=False)
@@ -39,9 +44,15 @@ class _Track:
     confidence: float = math.nan
     confirmed_ns: int = -1  # stamp of the newest frame on which the model saw it
     path: dict[int, tuple[float, float]] = field(default_factory=dict)  # camera pixels by stamp
+    colour: F64 = field(default_factory=lambda: np.full(3, math.nan))  # RGB
     misses: int = 0
-    low_since_ns: int | None = None
     lost_ns: int = 0
+
+    def last_place(self, is_lost: bool) -> tuple[float, float]:
+        """Camera pixels where it was last seen, or last confirmed while it is carried."""
+        if not is_lost and self.confirmed_ns in self.path:
+            return self.path[self.confirmed_ns]
+        return self.path[max(self.path)]
 
 
 class Tracker:
@@ -115,7 +126,12 @@ class Tracker:
         with self._lock:
             caught_up = self._catch_up(patches, frames[-1])
             if caught_up is not None:
-                self._confirm([pairs[index] for index in order], caught_up)
+                for row in np.flatnonzero(caught_up.lost_N):
+                    if pairs[order[row]][0] in self._lost:
+                        self._note_last_seen(pairs[order[row]][0], caught_up, int(row))
+                # What went out of sight since stays as it is carried, or lost.
+                seen = np.flatnonzero(~caught_up.lost_N)
+                self._confirm([pairs[order[row]] for row in seen], caught_up.take(seen))
             if not (answer.partial or answer.truncated):
                 self._count_misses(
                     query_id,
@@ -182,22 +198,20 @@ class Tracker:
         kept = []
         for row, (track, (u, v)) in enumerate(zip(self._tracks, places, strict=True)):
             inside = 0 <= u <= grey.width - 1 and 0 <= v <= grey.height - 1
-            if self._patches.quality_N[row] >= QUALITY_FLOOR:
-                track.low_since_ns = None
-            elif track.low_since_ns is None:
-                track.low_since_ns = grey.stamp_ns
-            low_ns = 0 if track.low_since_ns is None else grey.stamp_ns - track.low_since_ns
-            if inside and low_ns < LOST_AFTER_S * 1e9 and track.misses < MAX_MISSES:
+            unseen_ns = int(self._patches.unseen_ns_N[row])
+            if unseen_ns == 0:
                 track.path[grey.stamp_ns] = (float(u), float(v))
+            if inside and not self._patches.lost_N[row] and track.misses < MAX_MISSES:
                 track.path = {ns: xy for ns, xy in track.path.items() if ns >= oldest_ns}
                 kept.append(row)
             else:
-                track.lost_ns = grey.stamp_ns
+                self._note_last_seen(track, self._patches, row)
                 self._lost.append(track)
                 self.num_lost += 1
         if len(kept) < len(self._tracks):
             self._keep(kept)
-        remembered_ns = grey.stamp_ns - round(REMEMBER_S * 1e9)
+        # Longer by the age of the oldest answer that may still ask for it.
+        remembered_ns = grey.stamp_ns - round(REMEMBER_S * 1e9) - self._buffer_ns
         self._lost = [track for track in self._lost if track.lost_ns >= remembered_ns]
 
     def _keep(self, rows: list[int]) -> None:
@@ -221,19 +235,23 @@ class Tracker:
         assert newest is not None
         gate_px = GATE_SHARE * math.hypot(newest.width, newest.height)
         found: dict[int, _Track] = {}
-        active = [track for track in self._tracks if track.query_id == query_id]
+        colours_A3 = self._colours(objects)
         paths = [entry.path for entry in objects]
-        for row, column in assign(distances([track.path for track in active], paths), gate_px):
-            found[column] = active[row]
+        active = [track for track in self._tracks if track.query_id == query_id]
         lost = [track for track in self._lost if track.query_id == query_id]
-        open_columns = [column for column in range(len(objects)) if column not in found]
-        # Where a lost target was last seen is held against where the object was first seen again.
-        was = [{0: track.path[max(track.path)]} for track in lost]
-        now = [{0: next(iter(paths[column].values()))} for column in open_columns]
-        away_s = [(answer.stamps_ns[-1] - track.lost_ns) / 1e9 for track in lost]
-        gates = gate_px * (1 + LOST_GATE_GROWTH * np.clip(away_s, 0, REMEMBER_S))
-        for row, column in assign(distances(was, now), gates):
-            found[open_columns[column]] = lost[row]
+        # A target that was lost only after the answered frame has been carried over it, too.
+        known = [*active, *[t for t in lost if t.lost_ns > answer.stamps_ns[-1]]]
+        distance_CA = distances([track.path for track in known], paths)
+        # A model wanders on a thing of several colours: there the place says more than the looks.
+        unlike_CA = np.minimum(unlikeness(_colours_of(known), colours_A3), 1.0)
+        for row, column in assign(distance_CA, gate_px, CARRIED_LOOKS * unlike_CA):
+            found[column] = known[row]
+        found |= self._found_again(
+            [track for track in (*lost, *active) if track not in found.values()],
+            {column: paths[column] for column in range(len(objects)) if column not in found},
+            colours_A3,
+            answer.stamps_ns[-1],
+        )
         tracks = []
         for column, entry in enumerate(objects):
             track = found.get(column)
@@ -245,8 +263,64 @@ class Tracker:
             track.query_name = answer.query.name
             track.label = answer.label or label(answer.query)
             track.path.update(entry.path)
+            # Half and half: what passes beside the thing colours a sample now and then.
+            both = np.stack([track.colour, colours_A3[column]])
+            track.colour = np.where(np.isnan(both).any(axis=0), np.fmax(*both), both.mean(axis=0))
             tracks.append(track)
         return tracks
+
+    def _found_again(
+        self,
+        lost: Sequence[_Track],
+        paths: Mapping[int, Mapping[int, tuple[float, float]]],
+        colours_A3: F64,
+        answered_ns: int,
+    ) -> dict[int, _Track]:
+        """Objects that no carried target is near, and which lost one each is.
+
+        Where one may be by now says little, looks say more, and of two the one lost last is it.
+        A carried one without an answer may have been carried off by what passed before it: it is
+        sought where it was confirmed last.
+        """
+        assert self._newest is not None
+        away_s = {
+            track: (answered_ns - (track.lost_ns if track in self._lost else track.confirmed_ns))
+            / 1e9
+            for track in lost
+        }
+        lost = [track for track in lost if away_s[track] <= REMEMBER_S]
+        columns = list(paths)
+        was = [{0: track.last_place(track in self._lost)} for track in lost]
+        now = [{0: next(iter(paths[column].values()))} for column in columns]
+        away_C = np.array([max(0.0, away_s[track]) for track in lost])
+        diagonal_px = math.hypot(self._newest.width, self._newest.height)
+        gate_C = diagonal_px * (GATE_SHARE + LOST_SPEED_SHARE * away_C)
+        unlike_CA = unlikeness(_colours_of(lost), colours_A3[columns])
+        unlike_CA += (AWAY_WEIGHT * away_C)[:, None]
+        return {
+            columns[column]: lost[row]
+            for row, column in assign(distances(was, now), gate_C, unlike_CA)
+        }
+
+    def _colours(self, objects: Sequence[AnsweredObject]) -> F64:
+        """The colour of each object where it was last seen, at one exposure: [A, 3]."""
+        by_stamp = {frame.stamp_ns: frame for frame in self._buffer}
+        colours_A3 = np.full((len(objects), 3), math.nan)
+        for row, entry in enumerate(objects):
+            frame = by_stamp.get(entry.last_ns)
+            if frame is not None:
+                places = frame.to_colours(frame.to_grey(np.array([entry.path[entry.last_ns]])))
+                colours_A3[row] = sample_colours(frame.colours, places)[0]
+                colours_A3[row] /= self._buffer.exposure(frame)
+        return colours_A3
+
+    def _note_last_seen(self, track: _Track, patches: Patches, row: int) -> None:
+        """When and where a target that is out of sight now was seen last."""
+        newest = self._buffer.newest
+        assert newest is not None
+        u, v = newest.to_camera(patches.seen_N2[row])
+        track.lost_ns = newest.stamp_ns - int(patches.unseen_ns_N[row])
+        track.path[track.lost_ns] = (float(u), float(v))
 
     def _confirm(self, pairs: Sequence[tuple[_Track, AnsweredObject]], patches: Patches) -> None:
         """Put tracks where the model saw them, carried to now."""
@@ -255,7 +329,6 @@ class Tracker:
             confidence = entry.points[entry.last_ns].confidence
             track.confidence = math.nan if confidence is None else confidence
             track.confirmed_ns = entry.last_ns
-            track.low_since_ns = None
             track.misses = 0
         self._lost = [track for track in self._lost if track not in confirmed]
         self._keep([row for row, track in enumerate(self._tracks) if track not in confirmed])
@@ -287,6 +360,10 @@ class Tracker:
             confidence=math.nan if confidence is None else confidence,
             measured=True,
         )
+
+
+def _colours_of(tracks: Sequence[_Track]) -> F64:
+    return np.array([track.colour for track in tracks], np.float64).reshape(-1, 3)
 
 
 def _start(entry: AnsweredObject) -> Start:

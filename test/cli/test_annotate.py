@@ -61,7 +61,9 @@ def marks(picture, track_id=1):
     shade = picture.astype(int) - picture.astype(int).mean(axis=2, keepdims=True)
     colour = np.array(track_colour(track_id), float)
     likeness = shade @ (colour - colour.mean()) / np.linalg.norm(colour - colour.mean())
-    ys, xs = np.nonzero(likeness > 80)
+    # Opened: the trail, a thin line behind the target, would pull the centre back.
+    shown = cv2.morphologyEx((likeness > 80).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 1)))
+    ys, xs = np.nonzero(shown)
     return None if len(xs) < 20 else np.array([xs.mean(), ys.mean()])
 
 

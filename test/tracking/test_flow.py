@@ -1,5 +1,6 @@
 """Points carried over synthetic streams against the truth."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -90,6 +91,58 @@ def test_quality_falls_when_something_passes_before_the_point(
     history = carry_along(stream, np.array([[320.0, 240.0]]), covered_after)
     assert history[1].quality_N[0] > 0.9
     assert history[-1].quality_N[0] < 0.25
+
+
+def sprite(make_texture, seed, side, tint=(0, 0, 0)):
+    """A square thing of its own texture and colour."""
+    return np.clip(make_texture(seed)[300 : 300 + side, 300 : 300 + side] + np.array(tint), 0, 255)
+
+
+def test_a_fast_thing_is_found_from_its_first_frame_on(make_stream, pan, make_texture):
+    # 26 px a frame, past what its few features bear without knowing its speed.
+    picture = sprite(make_texture, 5, 36, (60, -30, -60))
+
+    def put_thing(image, time_s):
+        x = 60 + round(780 * time_s)
+        image[222:258, x : x + 36] = picture
+
+    stream = make_stream(pan(), draw=put_thing)
+    last = carry_along(stream, np.array([[78.0, 240.0]]), 12)[-1]
+    assert last.points_N2[0] == pytest.approx([78 + 26 * 11, 240], abs=2.0)
+    assert not last.lost_N[0]
+
+
+def test_a_thing_without_texture_is_held_by_its_outline(make_stream, pan):
+    def put_thing(image, time_s):
+        middle = (200 + 90 * time_s, 240 - 40 * time_s)
+        centre = tuple(round(16 * value) for value in middle)
+        cv2.circle(image, centre, 16 * 14, (250, 250, 240), -1, cv2.LINE_AA, 4)
+
+    stream = make_stream(pan(vx=-60), draw=put_thing)
+    last = carry_along(stream, np.array([[200.0, 240.0]]), 31)[-1]
+    assert last.points_N2[0] == pytest.approx([290, 200], abs=2.0)
+    assert last.quality_N[0] > 0.5
+
+
+def test_a_point_is_lost_soon_after_its_thing_is_covered_and_stays_it(
+    make_stream, pan, make_texture
+):
+    picture = sprite(make_texture, 5, 48, (50, -20, -50))
+    cover = sprite(make_texture, 9, 120)
+
+    def draw(image, time_s):
+        image[216:264, 276:324] = picture
+        if 0.2 < time_s < 0.7:
+            image[180:300, 240:360] = cover
+
+    history = carry_along(make_stream(pan(), draw=draw), np.array([[300.0, 240.0]]), 31)
+    assert history[6].quality_N[0] > 0.8
+    lost = [bool(patches.lost_N[0]) for patches in history]
+    assert not any(lost[:8])
+    assert all(lost[7 + 6 :])
+    assert history[-1].quality_N[0] == 0
+    assert history[-1].seen_N2[0] == pytest.approx([300, 240], abs=0.5)
+    assert history[-1].unseen_ns_N[0] == pytest.approx(24 / 30 * 1e9, abs=1e6)
 
 
 def test_a_blank_wall_has_low_quality_and_moves_with_the_picture(make_stream, pan):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.tracking.grey import GreyBuffer, GreyFrame
+from molmo2_ros.tracking.grey import COLOUR_PX, GreyBuffer, GreyFrame
 
 SECOND = 1_000_000_000
 
@@ -48,6 +48,28 @@ def test_a_step_of_exposure_is_taken_back():
 def test_equal_exposure_costs_nothing():
     before, after = make_grey(value=100), make_grey(value=100)
     assert after.exposed_as(before) is after.grey
+
+
+def test_colours_are_means_over_squares_of_the_grey_picture():
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[8 : 8 + COLOUR_PX, 16 : 16 + COLOUR_PX] = (200, 100, 50)
+    grey = GreyFrame.of(Frame(image=image, stamp_ns=0))
+    row, column = 8 // COLOUR_PX, 16 // COLOUR_PX
+    assert grey.colours[row, column].tolist() == [200, 100, 50]
+    assert grey.colours.sum() == 350
+    middle = np.array([16, 8]) + (COLOUR_PX - 1) / 2
+    assert grey.to_colours(middle) == pytest.approx([column, row])
+
+
+def test_exposure_that_creeps_by_less_than_a_grey_level_a_frame_is_followed():
+    rng = np.random.default_rng(0)
+    scene = rng.uniform(40, 150, (96, 128, 3))
+    buffer = GreyBuffer()
+    for index in range(31):
+        image = (scene * 1.002**index + rng.normal(0, 2, scene.shape)).clip(0, 255)
+        frame = GreyFrame.of(Frame(image=image.astype(np.uint8), stamp_ns=index * SECOND // 30))
+        buffer.push(frame)
+    assert buffer.exposure(frame) == pytest.approx(1.002**30, abs=0.01)
 
 
 def test_old_frames_go_by_time_and_number():

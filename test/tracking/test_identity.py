@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from molmo2_ros.tracking.identity import NEAR_NS, assign, distances
+from molmo2_ros.tracking.identity import NEAR_NS, OTHER_COLOUR, assign, distances, unlikeness
 
 
 def test_distance_is_the_mean_over_the_answered_stamps():
@@ -41,6 +41,22 @@ def test_pairs_beyond_the_gate_do_not_pull_near_ones_apart():
 def test_each_target_may_have_its_own_gate():
     distance_CA = np.array([[60.0, np.inf], [np.inf, 60.0]])
     assert assign(distance_CA, np.array([50.0, 70.0])) == [(1, 1)]
+
+
+def test_unlikeness_is_the_largest_difference_of_a_channel_and_0_where_unknown():
+    red, grey, unknown = (180.0, 20.0, 20.0), (100.0, 100.0, 100.0), (np.nan,) * 3
+    unlike_CA = unlikeness(np.array([red, unknown]), np.array([red, grey]))
+    assert unlike_CA == pytest.approx(np.array([[0, 80 / OTHER_COLOUR], [0, 0]]))
+    assert unlikeness(np.zeros((0, 3)), np.array([red])).shape == (0, 1)
+
+
+def test_looks_decide_between_two_at_like_distances():
+    distance_CA = np.array([[20.0, 25.0], [25.0, 20.0]])
+    unlike_CA = np.array([[0.6, 0.0], [0.0, 0.6]])
+    assert assign(distance_CA, 80.0) == [(0, 0), (1, 1)]
+    assert assign(distance_CA, 80.0, unlike_CA) == [(0, 1), (1, 0)]
+    # And refuse a pair that is near, but surely two things.
+    assert assign(np.array([[5.0]]), 80.0, np.array([[1.0]])) == []
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0)])

@@ -217,6 +217,73 @@ def test_a_hidden_target_is_reported_lost_soon(make_stream, pan, make_texture):
     assert alive[15] == [2]  # at 0.5 s, 0.3 s after the wall came
 
 
+RED, BLUE = (200, 60, 50), (50, 80, 200)
+
+
+def put_square(image, texture, place, colour, side=44):
+    """A thing of some texture and of a colour, its middle at a place in whole pixels."""
+    left, top = (round(value) - side // 2 for value in place)
+    picture = 0.4 * texture[:side, :side].astype(np.float32) + 0.6 * np.array(colour)
+    image[top : top + side, left : left + side] = picture
+
+
+def test_what_was_hidden_between_the_answered_frame_and_now_is_not_published(
+    make_stream, pan, make_texture
+):
+    def draw(image, time_s):
+        put_square(image, make_texture(5), (200, 240), RED)
+        put_square(image, make_texture(6), (460, 240), BLUE)
+        if time_s > 0.1:
+            image[160:320, 120:280] = make_texture(9)[160:320, 120:280]
+
+    stream = make_stream(pan(), draw=draw)
+    tracker = Tracker()
+    for index in range(16):
+        tracker.update(stream.frame(index))
+    rows = tracker.measure(point_answer(stream.frame(0), (200, 240), (460, 240)), 1)
+    assert ids(rows) == [1, 2]
+    assert ids(tracker.targets()) == [2]
+    assert tracker.num_lost == 0  # it was never shown
+
+
+def test_things_that_come_back_elsewhere_are_told_apart_by_their_colour(
+    make_stream, pan, make_texture
+):
+    # Both vanish, and come back a third of a second later 90 px from where they were, crossed over.
+    def draw(image, time_s):
+        if time_s < 0.1:
+            put_square(image, make_texture(5), (280, 240), RED)
+            put_square(image, make_texture(6), (370, 240), BLUE)
+        elif time_s > 0.42:
+            put_square(image, make_texture(5), (370, 240), RED)
+            put_square(image, make_texture(6), (280, 240), BLUE)
+
+    stream = make_stream(pan(), draw=draw)
+    tracker = Tracker()
+    tracker.update(stream.frame(0))
+    tracker.measure(point_answer(stream.frame(0), (280, 240), (370, 240)), 1)
+    for index in range(1, 15):
+        targets = tracker.update(stream.frame(index))
+    assert targets == ()
+    assert ids(tracker.measure(point_answer(stream.frame(14), (280, 240), (370, 240)), 1)) == [2, 1]
+
+
+def test_a_lost_target_keeps_its_id_for_an_answer_that_comes_late(make_stream, pan, make_texture):
+    def draw(image, time_s):
+        if not 0.2 < time_s < 2.6:
+            put_square(image, make_texture(5), (280, 240), RED)
+
+    stream = make_stream(pan(), draw=draw)
+    tracker = Tracker()
+    frames = [stream.frame(index) for index in range(0, 130, 2)]
+    tracker.update(frames[0])
+    tracker.measure(point_answer(frames[0], (280, 240)), 1)
+    for frame in frames[1:]:
+        tracker.update(frame)
+    # Seen again 2.7 s after the start; the answer about it arrives at 4.3 s.
+    assert ids(tracker.measure(point_answer(frames[41], (280, 240)), 1)) == [1]
+
+
 def test_queries_keep_their_targets_apart(still):
     tracker = Tracker()
     frame = still.frame(0)
