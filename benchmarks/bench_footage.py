@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from benchmarks.flow import answer  # noqa: E402
+from benchmarks.bench_tracks import answer  # noqa: E402
 from benchmarks.report import publish  # noqa: E402
 from molmo2_ros.camera.frame import Frame  # noqa: E402
 from molmo2_ros.camera.sources import open_source  # noqa: E402
