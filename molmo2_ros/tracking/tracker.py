@@ -18,7 +18,7 @@ from molmo2_ros.tracking.depth import lift
 from molmo2_ros.tracking.flow import QUALITY_FLOOR as QUALITY_FLOOR
 from molmo2_ros.tracking.flow import Patches, carry, no_patches
 from molmo2_ros.tracking.grey import GreyBuffer, GreyFrame
-from molmo2_ros.tracking.identity import assign, distances, unlikeness
+from molmo2_ros.tracking.identity import OTHER_COLOUR, assign, distances, unlikeness
 from molmo2_ros.tracking.replay import Start, replay
 from molmo2_ros.tracking.target import Target
 from molmo2_ros.tracking.template import sample_colours
@@ -28,6 +28,7 @@ REMEMBER_S = 3.0  # a lost target gets its id back within this time ...
 LOST_SPEED_SHARE = 1.2  # ... and within a gate that grows by this share of the diagonal a second
 AWAY_WEIGHT = 0.08  # share of the gate that a second out of sight takes up
 CARRIED_LOOKS = 0.5  # share of the gate that another colour takes up for a carried target
+SAME_COLOUR = 0.7 * OTHER_COLOUR  # a sample that differs by more is of what passes before the thing
 MAX_MISSES = 2  # answers in a row that do not show a target before it is given up
 
 F64 = npt.NDArray[np.float64]
@@ -263,9 +264,7 @@ class Tracker:
             track.query_name = answer.query.name
             track.label = answer.label or label(answer.query)
             track.path.update(entry.path)
-            # Half and half: what passes beside the thing colours a sample now and then.
-            both = np.stack([track.colour, colours_A3[column]])
-            track.colour = np.where(np.isnan(both).any(axis=0), np.fmax(*both), both.mean(axis=0))
+            track.colour = _mixed(track.colour, colours_A3[column])
             tracks.append(track)
         return tracks
 
@@ -364,6 +363,15 @@ class Tracker:
 
 def _colours_of(tracks: Sequence[_Track]) -> F64:
     return np.array([track.colour for track in tracks], np.float64).reshape(-1, 3)
+
+
+def _mixed(known_3: F64, sampled_3: F64) -> F64:
+    """A colour brought half the way to what was sampled, unless that shows another thing."""
+    if np.isnan(known_3).any():
+        return sampled_3
+    if not np.abs(sampled_3 - known_3).max() < SAME_COLOUR:
+        return known_3
+    return np.asarray((known_3 + sampled_3) / 2)
 
 
 def _start(entry: AnsweredObject) -> Start:

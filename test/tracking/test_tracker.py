@@ -268,6 +268,28 @@ def test_things_that_come_back_elsewhere_are_told_apart_by_their_colour(
     assert ids(tracker.measure(point_answer(stream.frame(14), (280, 240), (370, 240)), 1)) == [2, 1]
 
 
+def test_a_thing_keeps_its_colour_while_something_half_covers_it(make_stream, pan, make_texture):
+    # Answered once where a blue edge lies on its point; then both are hidden and seen elsewhere.
+    def draw(image, time_s):
+        if time_s < 0.2:
+            put_square(image, make_texture(5), (280, 240), RED)
+            if time_s > 0.08:
+                image[200:280, 279:330] = BLUE
+        elif time_s > 0.5:
+            put_square(image, make_texture(5), (400, 240), RED)
+
+    stream = make_stream(pan(), draw=draw)
+    tracker = Tracker()
+    for index in range(3):
+        tracker.update(stream.frame(index))
+        tracker.measure(point_answer(stream.frame(index), (280, 240)), 1)
+    tracker.update(stream.frame(3))
+    assert ids(tracker.measure(point_answer(stream.frame(3), (281, 240)), 1)) == [1]
+    for index in range(4, 18):
+        tracker.update(stream.frame(index))
+    assert ids(tracker.measure(point_answer(stream.frame(17), (400, 240)), 1)) == [1]
+
+
 def test_a_lost_target_keeps_its_id_for_an_answer_that_comes_late(make_stream, pan, make_texture):
     def draw(image, time_s):
         if not 0.2 < time_s < 2.6:
