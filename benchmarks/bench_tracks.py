@@ -67,7 +67,7 @@ NOISE_PX = 1.0
 GRACE_S = 0.3
 BESIDE_PX = 3
 QUERY = Query(name="q", kind=QueryKind.POINT, words="things")
-FIRST_SEED = 100  # of the streams measured; the tracker was mended on seeds 1 to 3
+FIRST_SEED = 100  # of the streams measured; the tracker was mended on seeds 1 to 5
 NUM_TIMED = 20  # targets that a timed update has to carry at least
 
 
