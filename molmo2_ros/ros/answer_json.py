@@ -170,6 +170,7 @@ def _tracks_json(rows: Sequence[Target]) -> list[dict[str, Any]]:
                     "u": round(row.u, 2),
                     "v": round(row.v, 2),
                     "xyz": None if row.point_m is None else [round(c, 4) for c in row.point_m],
+                    "z_std": _number(row.z_std_m),
                     "confidence": _number(row.confidence),
                 }
                 for row in sorted(track, key=lambda row: row.stamp_ns)

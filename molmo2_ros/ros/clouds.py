@@ -24,6 +24,7 @@ _FIELDS: tuple[tuple[str, str, int], ...] = (
     ("quality", "<f4", PointField.FLOAT32),
     ("confidence", "<f4", PointField.FLOAT32),
     ("measured", "<u4", PointField.UINT32),
+    ("z_std", "<f4", PointField.FLOAT32),
 )
 _TRACK_FIELDS = (*_FIELDS, ("t", "<f4", PointField.FLOAT32))
 
@@ -32,7 +33,7 @@ TRACKS_DTYPE = np.dtype([(name, kind) for name, kind, _ in _TRACK_FIELDS])
 
 
 def points_cloud(targets: Sequence[Target], stamp_ns: int, frame_id: str) -> PointCloud2:
-    """One row per target on the frame of `stamp_ns`; x y z are NaN where there is no depth."""
+    """One row per target on the frame of `stamp_ns`; x y z and z_std are NaN without depth."""
     rows = np.zeros(len(targets), POINTS_DTYPE)
     for row, target in zip(rows, targets, strict=True):
         _fill(row, target)
@@ -62,6 +63,7 @@ def _fill(row: Any, target: Target) -> None:
     row["query_id"], row["track_id"] = target.query_id, target.track_id
     row["age"], row["quality"] = target.age_s, target.quality
     row["confidence"], row["measured"] = target.confidence, target.measured
+    row["z_std"] = target.z_std_m
 
 
 def _cloud(

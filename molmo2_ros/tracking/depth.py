@@ -17,6 +17,7 @@ MIN_VALID = 0.2  # share of the window's pixels that must know their depth
 MIN_SURFACE = 0.2  # share of the known pixels that make a surface rather than noise
 GAP_SHARE = 0.03  # a step in depth larger than this share of it separates two surfaces
 MIN_GAP_M = 0.015
+MIN_STD_M = 0.001 / math.sqrt(12)  # what the millimetre steps of 16UC1 alone come to
 FISHEYE = frozenset({"equidistant", "fisheye"})
 
 
@@ -25,7 +26,7 @@ class Sighting:
     """A pixel lifted to space."""
 
     point_m: tuple[float, float, float]  # x right, y down, z forward (REP 103)
-    spread_m: float  # standard deviation of the depth on the surface, robust
+    z_std_m: float  # standard deviation of the depth on the surface, robust; never 0
 
 
 def lift(frame: Frame, u: float, v: float) -> Sighting | None:
@@ -48,8 +49,8 @@ def lift(frame: Frame, u: float, v: float) -> Sighting | None:
     depth = surface_depth(frame.depth_m, u, v, frame.width, frame.height)
     if ray is None or depth is None:
         return None
-    z_m, spread_m = depth
-    return Sighting(point_m=(ray[0] * z_m, ray[1] * z_m, z_m), spread_m=spread_m)
+    z_m, z_std_m = depth
+    return Sighting(point_m=(ray[0] * z_m, ray[1] * z_m, z_m), z_std_m=z_std_m)
 
 
 def surface_depth(
@@ -85,13 +86,13 @@ def surface_depth(
 
 
 def _nearest_surface(depths_m: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Median and spread of the first group of sorted depths that is large enough."""
+    """Median and standard deviation of the first group of sorted depths that is large enough."""
     steps = np.diff(depths_m) > np.maximum(MIN_GAP_M, GAP_SHARE * depths_m[:-1])
     surfaces = np.split(depths_m, np.flatnonzero(steps) + 1)
     enough = MIN_SURFACE * depths_m.size
     surface = next((s for s in surfaces if s.size >= enough), max(surfaces, key=len))
     middle = float(np.median(surface))
-    return middle, 1.4826 * float(np.median(np.abs(surface - middle)))
+    return middle, max(MIN_STD_M, 1.4826 * float(np.median(np.abs(surface - middle))))
 
 
 def pixel_ray(

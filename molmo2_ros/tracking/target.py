@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -21,3 +22,4 @@ class Target:
     quality: float  # 0..1, how well optical flow held on to it
     confidence: float  # 0..1, that the model's point is right; NaN where it is unknown
     measured: bool  # the model answered on this very frame; otherwise carried here by flow
+    z_std_m: float = math.nan  # standard deviation of z, metres; NaN without point_m

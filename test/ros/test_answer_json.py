@@ -41,6 +41,7 @@ def row(stamp_ns, track_id, **changes):
         "quality": 1.0,
         "confidence": float("nan"),
         "measured": True,
+        "z_std_m": 0.0123,
     }
     return Target(**{**fields, **changes})
 
@@ -54,7 +55,8 @@ def parsed(answer, rows=()):
 
 
 def test_an_answer_keeps_its_stamps_to_the_nanosecond_and_has_no_nan():
-    told = parsed(answer(), [row(STAMPS_NS[1], 5), row(STAMPS_NS[0], 5, point_m=None)])
+    without_depth = row(STAMPS_NS[0], 5, point_m=None, z_std_m=float("nan"))
+    told = parsed(answer(), [row(STAMPS_NS[1], 5), without_depth])
 
     assert told["stamp"] == {"sec": 1_700_000_001, "nanosec": 2}
     assert told["clip_stamps"][0] == {"sec": 1_700_000_000, "nanosec": 500_000_001}
@@ -63,6 +65,7 @@ def test_an_answer_keeps_its_stamps_to_the_nanosecond_and_has_no_nan():
     # Oldest first, whatever the order of the rows.
     assert [point["stamp"]["sec"] for point in track["points"]] == [1_700_000_000, 1_700_000_001]
     assert [point["xyz"] for point in track["points"]] == [None, [0.01, 0.02, 0.7]]
+    assert [point["z_std"] for point in track["points"]] == [None, 0.0123]
     assert track["points"][0]["u"] == 163.34
     assert told["timing"]["decode_s"] == 0.1235
     reading = [told["timing"][f"num_{name}"] for name in ("passes", "drafted", "accepted")]

@@ -1,6 +1,7 @@
 """Rows of ~/points and ~/tracks: layout, units, and back to numpy."""
 
 import dataclasses
+import math
 
 import numpy as np
 from sensor_msgs.msg import PointField
@@ -25,6 +26,7 @@ def target(**changes):
         quality=0.9,
         confidence=0.75,
         measured=True,
+        z_std_m=0.004,
     )
     return dataclasses.replace(known, **changes)
 
@@ -39,6 +41,7 @@ def test_a_points_row_holds_every_field_of_the_document():
         7,
         *map(np.float32, (0.25, 0.9, 0.75)),
         1,
+        np.float32(0.004),
     )
     assert cloud.header.frame_id == "camera"
     assert (cloud.header.stamp.sec, cloud.header.stamp.nanosec) == (5, 0)
@@ -62,22 +65,24 @@ def test_the_fields_tell_where_each_value_lies():
     assert described["x"] == np.float32(0.02)
     assert described["query_id"] == 2
     assert described["measured"] == 1
-    assert (cloud.point_step, cloud.row_step, cloud.width, cloud.height) == (44, 44, 1, 1)
+    assert (cloud.point_step, cloud.row_step, cloud.width, cloud.height) == (48, 48, 1, 1)
 
 
 def test_a_target_without_depth_has_nan_metres_and_the_cloud_says_so():
-    cloud = points_cloud([target(point_m=None), target(track_id=8)], STAMP_NS, "camera")
+    cloud = points_cloud(
+        [target(point_m=None, z_std_m=math.nan), target(track_id=8)], STAMP_NS, "camera"
+    )
 
     rows = rows_of(cloud)
-    assert np.isnan([rows["x"][0], rows["y"][0], rows["z"][0]]).all()
-    assert np.isfinite(rows["z"][1])
+    assert np.isnan([rows[name][0] for name in ("x", "y", "z", "z_std")]).all()
+    assert np.isfinite([rows["z"][1], rows["z_std"][1]]).all()
     assert not cloud.is_dense
 
 
 def test_no_targets_make_an_empty_cloud_with_all_fields():
     cloud = points_cloud([], STAMP_NS, "camera")
 
-    assert (cloud.width, len(cloud.data), len(cloud.fields)) == (0, 0, 11)
+    assert (cloud.width, len(cloud.data), len(cloud.fields)) == (0, 0, 12)
     assert len(rows_of(cloud)) == 0
     assert cloud.is_dense
 
@@ -88,4 +93,4 @@ def test_a_tracks_row_tells_its_time_relative_to_the_newest_frame():
     rows = rows_of(tracks_cloud([past, target()], STAMP_NS, "camera"))
 
     assert rows["t"].tolist() == [-1.5, 0.0]
-    assert rows.dtype.itemsize == 48
+    assert rows.dtype.itemsize == 52

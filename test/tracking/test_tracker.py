@@ -439,8 +439,10 @@ def test_targets_are_lifted_where_there_is_depth(still):
     (target,) = tracker.update(with_depth(1))
     assert row.point_m == pytest.approx((0.4, 0.0, 2.0))
     assert target.point_m == pytest.approx((0.4, 0.0, 2.0), abs=0.005)
+    assert row.z_std_m == target.z_std_m == pytest.approx(0.00029, abs=1e-5)
     (target,) = tracker.update(still.frame(2))
     assert target.point_m is None
+    assert np.isnan(target.z_std_m)
 
 
 def test_a_large_image_is_followed_at_half_size_in_its_own_pixels():
