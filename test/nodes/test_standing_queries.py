@@ -221,7 +221,8 @@ def test_free_questions_take_turns_with_standing_ones(grounding, camera):
 
     ids = whole_ids()
     first, last = ids.index(0), len(ids) - 1 - ids[::-1].index(0)
-    assert last - first - 7 >= 2, f"standing ones among the free ones: {ids}"
+    # How many depends on the frames that arrive meanwhile: a standing one waits for a new clip.
+    assert last - first - 7 >= 1, f"standing ones among the free ones: {ids}"
 
 
 def test_a_question_that_is_asked_once_has_no_rate(grounding, camera):
