@@ -212,7 +212,8 @@ def test_free_questions_take_turns_with_standing_ones(grounding, camera):
     node.wait_for("grounding/queries")
     for _ in range(8):  # they wait for the first frame
         node.send("grounding/ask", String(data="track: the lemon"))
-    node.play(camera, rate_hz=30.0)
+    # Faster than answers, as a standing query waits for a new clip.
+    node.play(camera, rate_hz=100.0)
 
     def whole_ids():
         return [query_id(m) for m in node.received["grounding/answer"] if is_whole(m)]
@@ -221,8 +222,7 @@ def test_free_questions_take_turns_with_standing_ones(grounding, camera):
 
     ids = whole_ids()
     first, last = ids.index(0), len(ids) - 1 - ids[::-1].index(0)
-    # How many depends on the frames that arrive meanwhile: a standing one waits for a new clip.
-    assert last - first - 7 >= 1, f"standing ones among the free ones: {ids}"
+    assert last - first - 7 >= 2, f"standing ones among the free ones: {ids}"
 
 
 def test_a_question_that_is_asked_once_has_no_rate(grounding, camera):
