@@ -7,6 +7,7 @@ is the one that `molmo2_ros.prompt.query.question_text` writes.
 
 from __future__ import annotations
 
+from molmo2_ros.answers.text import NONE
 from molmo2_ros.simulation.objects import CATEGORIES, COLOUR_NAMES, OWN_COLOUR
 
 POINT_ONE = (
@@ -32,7 +33,6 @@ TRACK = (
     "Track {x}.",
 )
 SEED_TRACK = "video_single_point_track_per_frame: Track {points} in 2 FPS."
-NONE = "There are none."
 
 
 def noun(category: int, colour: int, *, plural: bool = False) -> str:

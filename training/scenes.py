@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.answers.text import NONE
 from molmo2_ros.simulation.motion import LabelledClip
 from molmo2_ros.simulation.objects import CATEGORIES, OWN_COLOUR
 from molmo2_ros.training import phrases
@@ -227,7 +228,7 @@ def still_question(
 
 def _still_answer(kind: str, label: str, targets: tuple[Target, ...]) -> str:
     if not targets:
-        return phrases.NONE
+        return NONE
     written = " ".join(
         f"{t.object_id} {write_coordinate(t.x)} {write_coordinate(t.y)}" for t in targets
     )
@@ -311,7 +312,7 @@ def _track_targets(sightings: Sightings, shown: list[int]) -> tuple[Target, ...]
 
 def _track_answer(label: str, targets: tuple[Target, ...], stamps_s: Sequence[float]) -> str:
     if not targets:
-        return phrases.NONE
+        return NONE
     groups: dict[int, list[str]] = {}
     for t in targets:
         point = f"{t.object_id} {write_coordinate(t.x)} {write_coordinate(t.y)}"
