@@ -17,10 +17,9 @@ from molmo2_ros.cli.stream import Opener, frames_of
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.overlay import Trails, draw
 from molmo2_ros.prompt.query import question_text
-from molmo2_ros.tracking.flow import carry, no_patches, seed
+from molmo2_ros.tracking.flow import QUALITY_FLOOR, carry, no_patches, seed
 from molmo2_ros.tracking.grey import GreyFrame
 from molmo2_ros.tracking.target import Target
-from molmo2_ros.tracking.tracker import QUALITY_FLOOR
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv"})
 STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})

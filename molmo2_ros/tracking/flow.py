@@ -186,7 +186,8 @@ def carry(patches: Patches, before: GreyFrame, after: GreyFrame) -> Patches:
     weight_NK = nearness(patches.features_NK2, patches.points_N2, RADIUS_PX)
     first = _group_way(patches, moved_NK2, found_NK, weight_NK)
     if not (first.held_N | patches.textured_N).all():
-        first = _or_else(first, _scene_way(patches, before.grey, exposed))
+        weak = np.flatnonzero(~first.held_N)
+        first = first.replaced(weak, _scene_way(patches, before.grey, exposed), weak)
     passed_ns = after.stamp_ns - before.stamp_ns
     way = _look(gained, first, after, passed_ns)
     doubted = np.flatnonzero((way.likeness_N < GOOD_LIKENESS) & ~patches.lost_N)
@@ -217,11 +218,19 @@ class _Way:
 
     def with_better(self, rows: npt.NDArray[np.intp], *others: _Way) -> _Way:
         """This way, for `rows` one of the others where that looks better by more than chance."""
-        taken = {field.name: getattr(self, field.name).copy() for field in fields(self)}
+        way = self
         for other in others:
-            better = other.held_N & (other.likeness_N > taken["likeness_N"][rows] + BETTER_LIKENESS)
-            for name, values in taken.items():
-                values[rows[better]] = getattr(other, name)[better]
+            better = other.held_N & (other.likeness_N > way.likeness_N[rows] + BETTER_LIKENESS)
+            way = way.replaced(rows[better], other, np.flatnonzero(better))
+        return way
+
+    def replaced(
+        self, rows: npt.NDArray[np.intp], other: _Way, other_rows: npt.NDArray[np.intp]
+    ) -> _Way:
+        """This way, for `rows` the `other_rows` of another."""
+        taken = {entry.name: getattr(self, entry.name).copy() for entry in fields(self)}
+        for name, values in taken.items():
+            values[rows] = getattr(other, name)[other_rows]
         return _Way(**taken)
 
 
@@ -297,16 +306,6 @@ def _scene_way(
         held_N=np.ones(len(patches), np.bool_),
         likeness_N=np.zeros(len(patches)),
     )
-
-
-def _or_else(first: _Way, second: _Way) -> _Way:
-    """The second way where the first has too little to go by."""
-    held_N = first.held_N
-    chosen = {}
-    for entry in fields(_Way):
-        ours, others = getattr(first, entry.name), getattr(second, entry.name)
-        chosen[entry.name] = np.where(held_N.reshape(-1, *[1] * (ours.ndim - 1)), ours, others)
-    return _Way(**chosen)
 
 
 def _look(patches: Patches, way: _Way, after: GreyFrame, passed_ns: int) -> _Way:

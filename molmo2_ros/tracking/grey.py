@@ -52,11 +52,6 @@ class GreyFrame:
             colours=colours,
         )
 
-    @property
-    def brightness(self) -> float:
-        """Mean grey level, 0..255."""
-        return float(self.thumbnail.mean())
-
     def gain_over(self, other: GreyFrame) -> float:
         """Exposure relative to another picture of about the same view.
 

@@ -10,11 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
-F32 = npt.NDArray[np.float32]
+from molmo2_ros.tracking.motion import F32, F64, Bool, Complex
+
 U8 = npt.NDArray[np.uint8]
-Bool = npt.NDArray[np.bool_]
-Complex = npt.NDArray[np.complex128]
 
 TEMPLATE_SIDE = 15
 TEMPLATE_STEP_PX = 2.0

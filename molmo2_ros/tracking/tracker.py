@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import label
 from molmo2_ros.tracking.answered import AnsweredObject, answered_objects, present_objects
 from molmo2_ros.tracking.depth import lift
-from molmo2_ros.tracking.flow import QUALITY_FLOOR as QUALITY_FLOOR
 from molmo2_ros.tracking.flow import Patches, carry, no_patches
 from molmo2_ros.tracking.grey import GreyBuffer, GreyFrame
 from molmo2_ros.tracking.identity import OTHER_COLOUR, assign, distances, unlikeness
+from molmo2_ros.tracking.motion import F64
 from molmo2_ros.tracking.replay import Start, replay
 from molmo2_ros.tracking.target import Target
 from molmo2_ros.tracking.template import sample_colours
@@ -30,8 +29,6 @@ AWAY_WEIGHT = 0.08  # share of the gate that a second out of sight takes up
 CARRIED_LOOKS = 0.5  # share of the gate that another colour takes up for a carried target
 SAME_COLOUR = 0.7 * OTHER_COLOUR  # a sample that differs by more is of what passes before the thing
 MAX_MISSES = 2  # answers in a row that do not show a target before it is given up
-
-F64 = npt.NDArray[np.float64]
 
 
 @dataclass(slots=True, eq=False)
@@ -173,18 +170,11 @@ class Tracker:
         for track, (u, v), quality in zip(
             self._tracks, places, self._patches.quality_N, strict=True
         ):
-            sighting = lift(newest, u, v)
             targets.append(
-                Target(
-                    query_id=track.query_id,
-                    query_name=track.query_name,
-                    label=track.label,
-                    track_id=track.track_id,
-                    stamp_ns=newest.stamp_ns,
-                    u=float(u),
-                    v=float(v),
-                    point_m=None if sighting is None else sighting.point_m,
-                    z_std_m=math.nan if sighting is None else sighting.z_std_m,
+                self._target(
+                    track,
+                    (float(u), float(v)),
+                    newest.stamp_ns,
                     age_s=(newest.stamp_ns - track.confirmed_ns) / 1e9,
                     quality=float(quality),
                     confidence=track.confidence,
@@ -200,8 +190,7 @@ class Tracker:
         kept = []
         for row, (track, (u, v)) in enumerate(zip(self._tracks, places, strict=True)):
             inside = 0 <= u <= grey.width - 1 and 0 <= v <= grey.height - 1
-            unseen_ns = int(self._patches.unseen_ns_N[row])
-            if unseen_ns == 0:
+            if self._patches.unseen_ns_N[row] == 0:
                 track.path[grey.stamp_ns] = (float(u), float(v))
             if inside and not self._patches.lost_N[row] and track.misses < MAX_MISSES:
                 track.path = {ns: xy for ns, xy in track.path.items() if ns >= oldest_ns}
@@ -341,25 +330,46 @@ class Tracker:
                 track.misses = 0 if track in shown else track.misses + 1
 
     def _answered_target(self, track: _Track, entry: AnsweredObject, stamp_ns: int) -> Target:
+        confidence = entry.points[stamp_ns].confidence
+        return self._target(
+            track,
+            entry.path[stamp_ns],
+            stamp_ns,
+            age_s=0.0,
+            quality=1.0,
+            confidence=math.nan if confidence is None else confidence,
+            measured=True,
+        )
+
+    def _target(
+        self,
+        track: _Track,
+        place: tuple[float, float],
+        stamp_ns: int,
+        *,
+        age_s: float,
+        quality: float,
+        confidence: float,
+        measured: bool,
+    ) -> Target:
+        """A track at a camera pixel; metres only on the newest frame."""
         newest = self._newest
         assert newest is not None
-        u, v = entry.path[stamp_ns]
-        sighting = lift(newest, u, v) if stamp_ns == newest.stamp_ns else None
-        confidence = entry.points[stamp_ns].confidence
+        sighting = lift(newest, *place) if stamp_ns == newest.stamp_ns else None
         return Target(
             query_id=track.query_id,
             query_name=track.query_name,
             label=track.label,
             track_id=track.track_id,
             stamp_ns=stamp_ns,
-            u=u,
-            v=v,
+            u=place[0],
+            v=place[1],
             point_m=None if sighting is None else sighting.point_m,
             z_std_m=math.nan if sighting is None else sighting.z_std_m,
-            age_s=0.0,
-            quality=1.0,
-            confidence=math.nan if confidence is None else confidence,
-            measured=True,
+            age_s=age_s,
+            quality=quality,
+            confidence=confidence,
+            measured=measured,
         )
 
 
