@@ -167,7 +167,7 @@ def generate(
     prefix: Prefix,
     suffixes: Sequence[npt.NDArray[np.int64]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     guides: Sequence[Guide] | None = None,
     on_tokens: OnTokens | None = None,
     on_end: OnEnd | None = None,
@@ -183,7 +183,7 @@ def generate(
         engine: the model.
         prefix: what `prefill` made of the clip.
         suffixes: token ids of each question, from `<|im_start|>user` to the assistant's header.
-        max_new_tokens: limit for each answer.
+        max_new_tokens: limit of every answer, or of each its own.
         guides: what is known of each answer; None for plain greedy decoding.
         on_tokens: called for each question after each pass, the ending token excepted.
         on_end: called for each question when its answer is over, while others are still written.
@@ -197,16 +197,18 @@ def generate(
         raise QueryError(
             f"question lengths are {[len(s) for s in suffixes]} tokens, expected at least one"
         )
-    if max_new_tokens < 1:
-        raise QueryError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+    if isinstance(max_new_tokens, int):
+        max_new_tokens = [max_new_tokens] * len(suffixes)
+    if min(max_new_tokens) < 1:
+        raise QueryError(f"max_new_tokens is {min(max_new_tokens)}, expected at least 1")
     guides = [Guide()] * len(suffixes) if guides is None else guides
     answers = [
         _Answer(
             guide=guide,
-            limit=min(max_new_tokens, _check_room(engine, prefix.num_tokens + len(suffix))),
+            limit=min(limit, _check_room(engine, prefix.num_tokens + len(suffix))),
             lead=[int(token) for token in suffix],
         )
-        for suffix, guide in zip(suffixes, guides, strict=True)
+        for suffix, guide, limit in zip(suffixes, guides, max_new_tokens, strict=True)
     ]
     for first in range(0, len(answers), _MOST_BRANCHES):
         rows = range(first, min(first + _MOST_BRANCHES, len(answers)))

@@ -83,6 +83,17 @@ def test_limit_truncates_and_says_so(endless, prefix, suffixes):
     assert not answer.cancelled
 
 
+def test_each_answer_has_its_own_limit(endless, prefix, suffixes):
+    plain = generate(endless, prefix, suffixes, max_new_tokens=9)
+    limits = [2 + 3 * (row % 3) for row in range(len(suffixes))]
+    assert len(set(limits)) > 1
+    answers = generate(endless, prefix, suffixes, max_new_tokens=limits)
+    for answer, before, limit in zip(answers, plain, limits, strict=True):
+        assert answer.ids == before.ids[:limit]
+        assert answer.truncated
+    assert answers[0].num_passes == limits[0]
+
+
 def test_ending_token_ends_its_own_answer_only(endless, prefix, suffixes):
     plain = generate(endless, prefix, suffixes, max_new_tokens=12)
     end = plain[0].ids[2]
@@ -197,6 +208,8 @@ def test_no_question_is_refused(nano, prefix, asked):
 def test_no_tokens_to_write_is_refused(nano, prefix, suffixes):
     with pytest.raises(QueryError, match="max_new_tokens is 0"):
         generate(nano, prefix, suffixes, max_new_tokens=0)
+    with pytest.raises(QueryError, match="max_new_tokens is -1"):
+        generate(nano, prefix, suffixes[:2], max_new_tokens=[3, -1])
 
 
 def test_features_of_another_clip_are_refused(nano, prompt):
