@@ -13,6 +13,7 @@ from molmo2_ros.answers.problems import (
     drop_unknown_images,
     drop_unplaceable,
     note_frozen,
+    note_repeats,
     note_rows,
 )
 from molmo2_ros.answers.text import ParsedAnswer, ParsedPoint, parse_answer
@@ -70,7 +71,7 @@ class Answer:
     truncated: bool = False  # cut off by the token limit: points so far are kept
     partial: bool = False  # the model is still writing
     problems: tuple[str, ...] = ()  # degenerate or ungrammatical parts, in words
-    degenerate: bool = False  # lost the thread: an endless row, a frozen id, no such stamp
+    degenerate: bool = False  # lost the thread: a row without end, no such stamp, no grammar, ...
     timing: Timing = field(default_factory=Timing)
 
 
@@ -114,7 +115,7 @@ def read_answer(
     problems = list(parsed.problems)
     spans = [point.x_span for point in parsed.points]
     scores = dict(zip(spans, point_scores(parsed.points, tokens), strict=True))
-    outside = is_frozen = False
+    outside = is_frozen = is_repeated = False
     if are_images:
         points = drop_unknown_images(parsed.points, len(frames), problems)
     else:
@@ -126,6 +127,8 @@ def read_answer(
     if parsed.is_track and not are_images:
         num_stamps = FROZEN_WHILE_WRITTEN if partial else FROZEN_STAMPS
         is_frozen = note_frozen(points, frames, problems, num_stamps)
+    elif not are_images:
+        is_repeated = note_repeats(points, problems)
     if not parsed.truncated:
         _note_silence(query, text, parsed, problems)
     if len(problems) > MAX_PROBLEMS:
@@ -154,7 +157,7 @@ def read_answer(
         truncated=parsed.truncated and not partial,
         partial=partial,
         problems=tuple(problems),
-        degenerate=outside or is_frozen or is_endless,
+        degenerate=outside or is_frozen or is_endless or is_repeated,
         timing=timing or Timing(),
     )
 
@@ -175,7 +178,7 @@ def _count(
 
 
 def _note_silence(query: Query, text: str, parsed: ParsedAnswer, problems: list[str]) -> None:
-    if query.kind is QueryKind.ASK or parsed.points or parsed.none:
+    if query.kind.is_in_words or parsed.points or parsed.none:
         return
     if not text.strip():
         # An empty answer is legal for a track: every frame was hidden.

@@ -19,6 +19,8 @@ from molmo2_ros.camera.frame import Frame
 STAMP_TOLERANCE_S = 0.15  # a stamp is written with one decimal of a frame's time
 ROW_LENGTH = 6  # equally spaced points on one frame from which on we speak of a row
 ENDLESS_ROW = 12  # from which on we believe that the model goes on so for ever
+REPEATED_STAMPS = 6  # frames with a point at one place from which on we speak of repeats ...
+ENDLESS_STAMPS = 12  # ... and believe that every further frame gets it, too
 FROZEN_STAMPS = 3  # equal positions from which on we ask whether the picture moved
 FROZEN_WHILE_WRITTEN = 8  # and while more stamps may follow
 CHANGED_GREY = 10.0  # mean absolute grey difference of a patch that is another picture
@@ -122,6 +124,28 @@ def note_rows(points: Sequence[ParsedPoint], problems: list[str]) -> bool:
             problems.append(f"{longest + 2} points at {stamp:g} stand in an even row")
             is_endless = is_endless or longest + 2 >= ENDLESS_ROW
     return is_endless
+
+
+def note_repeats(points: Sequence[ParsedPoint], problems: list[str]) -> bool:
+    """Name places that are pointed to on frame after frame of a clip, each time as a new thing.
+
+    Args:
+        points: of a clip, no track: there each thing is written once.
+        problems: gets a line about the place that comes most often.
+
+    Returns:
+        whether that is so often that nothing is counted any more.
+    """
+    stamps: dict[tuple[float, float], set[float]] = defaultdict(set)
+    for point in points:
+        stamps[point.x, point.y].add(point.stamp)
+    place, repeats = max(stamps.items(), key=lambda item: len(item[1]), default=((0.0, 0.0), ()))
+    if len(repeats) >= REPEATED_STAMPS:
+        x, y = (round(1000 * value) for value in place)
+        problems.append(
+            f"the place {x:03d} {y:03d} is a new thing on each of {len(repeats)} frames"
+        )
+    return len(repeats) >= ENDLESS_STAMPS
 
 
 def note_frozen(

@@ -11,10 +11,14 @@ from molmo2_ros.answers.confidence import WrittenToken
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.runtime.decoding import Automaton
 from molmo2_ros.runtime.manifest import CalibrationFacts
 
 _UNFINISHED = "\ufffd"  # what bytes that are not yet a whole character decode to
 _MAX_HELD = 4  # no character has more bytes
+# An answer off its grammar that is longer than this, and so many tokens for each of its points,
+# will hardly come to an end: a point with its stamp takes fewer, and so does an excuse in words.
+LOST_TOKENS, TOKENS_A_POINT = 128, 20
 _POINT_END = re.compile(r"(?:^|[^\d.])\d{1,4} +\d{3,4} +\d{3,4}\D?$")
 
 OnPartial = Callable[[Answer], None]  # the answer so far, whenever a further point is complete
@@ -75,6 +79,7 @@ class AnswerWriter:
         frames: those shown, as in `read_answer`.
         are_images: as in `read_answer`.
         calibration: as in `read_answer`.
+        automaton: follows the answer's grammar; None where it has none.
         on_partial: gets the answer so far whenever a further point is complete.
     """
 
@@ -86,6 +91,7 @@ class AnswerWriter:
         *,
         are_images: bool = False,
         calibration: CalibrationFacts | None = None,
+        automaton: Automaton | None = None,
         on_partial: OnPartial | None = None,
     ) -> None:
         self._written = WrittenText(tokenizer)
@@ -94,6 +100,11 @@ class AnswerWriter:
         self._are_images = are_images
         self._calibration = calibration
         self._on_partial = on_partial
+        self._automaton = automaton
+        self._ids: list[int] = []
+        self._num_followed = 0  # of these: tokens that the automaton has seen
+        self._is_off_grammar = False
+        self._has_strayed = False
         self._num_points = 0
         #: The model has lost the thread: what it goes on to write is not worth its time.
         self.is_degenerate = False
@@ -104,13 +115,27 @@ class AnswerWriter:
         for token_id, probability in zip(ids, probabilities, strict=True):
             self._written.append(token_id, probability)
             may_end_point = may_end_point or self._written.may_end_point
-        if is_last or not may_end_point:
+        self._ids += ids
+        if is_last:
             return
-        so_far = self._read(partial=True)
-        self.is_degenerate = so_far.degenerate
-        if self._on_partial is not None and len(so_far.points) > self._num_points:
+        if may_end_point:
+            so_far = self._read(partial=True)
+            self.is_degenerate = so_far.degenerate
+            is_news = len(so_far.points) > self._num_points
             self._num_points = len(so_far.points)
-            self._on_partial(so_far)
+            if is_news and self._on_partial is not None:
+                self._on_partial(so_far)
+        self._has_strayed = self._strays()
+        self.is_degenerate = self.is_degenerate or self._has_strayed
+
+    def _strays(self) -> bool:
+        """Whether the model writes on and on what can hardly be read."""
+        if len(self._ids) <= LOST_TOKENS + TOKENS_A_POINT * self._num_points:
+            return False
+        if self._automaton is not None and not self._is_off_grammar:
+            ahead, self._num_followed = self._ids[self._num_followed :], len(self._ids)
+            self._is_off_grammar = not all(map(self._automaton.accept, ahead))
+        return self._is_off_grammar
 
     def finish(self, *, truncated: bool, cancelled: bool, timing: Timing) -> Answer:
         """The answer with all that was written.
@@ -121,6 +146,9 @@ class AnswerWriter:
             timing: what it cost.
         """
         answer = self._read(truncated=truncated or cancelled, timing=timing)
+        if self._has_strayed:
+            problem = f"follows no grammar after {len(self._ids)} tokens"
+            answer = replace(answer, degenerate=True, problems=(*answer.problems, problem))
         if not cancelled:
             return answer
         why = "stopped, as the model had lost the thread" if self.is_degenerate else "cancelled"

@@ -125,6 +125,31 @@ def test_a_few_uneven_points_are_no_row():
     assert answer.problems == ()
 
 
+@pytest.mark.parametrize(
+    ("num_frames", "is_named", "is_degenerate"),
+    [(5, False, False), (6, True, False), (11, True, False), (12, True, True)],
+)
+def test_a_place_that_is_a_new_thing_on_every_frame_is_named(num_frames, is_named, is_degenerate):
+    # Molmo2 paper, appendix H: the same point in every frame.
+    clip = make_clip(*(n / 2 for n in range(num_frames)))
+    group = ";".join(f"{n / 2} {n + 1} 500 400" for n in range(num_frames))
+    answer = read_answer(make_query(QueryKind.POINT), points(group), clip)
+    named = f"the place 500 400 is a new thing on each of {num_frames} frames"
+    assert (named in answer.problems) == is_named
+    assert answer.degenerate == is_degenerate
+    # A track is one thing on all of them.
+    track = tracks(*(f"{n / 2} 1 500 400" for n in range(num_frames)))
+    assert not read_answer(TRACK, track, clip).degenerate
+
+
+def test_points_over_a_clip_are_counted_through_its_frames():
+    text = f"Counting the {points('0.0 1 100 200 2 300 400;1.0 3 500 600')} shows a total of 3."
+    answer = read_answer(COUNT, text, make_clip(0, 0.5, 1.0))
+    assert answer.count == 3
+    assert [(p.object_id, p.time_s) for p in answer.points] == [(1, 0.0), (2, 0.0), (3, 1.0)]
+    assert answer.problems == ()
+
+
 def test_frozen_id_is_named_only_where_the_picture_moved():
     rng = np.random.default_rng(0)
     wide = np.kron(rng.integers(0, 255, (12, 40, 3)), np.ones((10, 10, 1))).astype(np.uint8)

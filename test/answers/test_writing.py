@@ -1,8 +1,13 @@
 """Tokens become text one by one, with the characters that each added."""
 
+import numpy as np
 import pytest
 
-from molmo2_ros.answers.writing import WrittenText
+from molmo2_ros.answers.answer import Timing
+from molmo2_ros.answers.grammar import AnswerGrammar
+from molmo2_ros.answers.writing import LOST_TOKENS, AnswerWriter, WrittenText
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.engine import NANO
 
@@ -70,3 +75,66 @@ def test_the_end_of_each_point_is_noticed(tokenizer):
     assert any(end.endswith(("1 250 500", "1 250 500 ")) for end in ends)
     assert any(end.endswith("2 340 1000") for end in ends)
     assert not any(end.endswith("points coords") for end in ends)
+
+
+def written_on(tokenizer, question, text):
+    """The answer as far as a writer lets the model write a text, which it gets token by token."""
+    query = parse_query(question)
+    black = np.zeros((60, 80, 3), np.uint8)
+    frames = [Frame(image=black, stamp_ns=500_000_000 * n) for n in range(24)]
+    grammar = AnswerGrammar(tokenizer, 576, frozenset({2}))
+    automaton = grammar.automaton(query, [f"{n / 2:.1f}" for n in range(24)])
+    writer = AnswerWriter(tokenizer, query, frames, automaton=automaton)
+    for token_id in tokenizer.encode_text(text):
+        writer.append([token_id], [0.5], False)
+        if writer.is_degenerate:
+            break
+    return writer.finish(truncated=False, cancelled=writer.is_degenerate, timing=Timing())
+
+
+# What the nano really wrote of clips of 24 and 32 frames, three and four times what it was trained
+# on: of each the beginning, and what it then goes on with.
+STRAYED = [
+    ('<tracks coords="1 3  coords="1.4 1 1 3 470 2 1 3 3 1 3 2 3 3 3 1 1 3 3 3', " 3"),
+    ('<tracks coords="1.4 1 350 260;1.5 1 340 260 2 640 500  3 3 0', " 3 3 0 3 5 3"),
+    ('<tracks coords="1 51 50.4 1 500 310 2 50.4 1 510 310 2 690 3', " 2 1 3 2 1 490 2"),
+    # Prose, as of the released models when they are asked for what they cannot count.
+    ("Sorry, I can't count that, as", " it is so very, very hard to see"),
+]
+
+
+@pytest.mark.parametrize(("begun", "more"), STRAYED)
+def test_what_follows_no_grammar_for_long_is_degenerate(tokenizer, begun, more):
+    answer = written_on(tokenizer, "track: the lemon", begun + 400 * more)
+    assert answer.degenerate
+    assert any("follows no grammar after" in problem for problem in answer.problems)
+    assert len(tokenizer.encode_text(answer.text)) < 4 * LOST_TOKENS
+
+
+def scattered(first, last):
+    """Points with ids from `first` to `last` in places without a pattern."""
+    places = np.random.default_rng(first).integers(100, 999, (last - first + 1, 2))
+    return " ".join(f"{n} {x} {y}" for n, (x, y) in enumerate(places, first))
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        # Long, and within its grammar.
+        ("point[clip]: mugs", f'<points coords="0.0 {scattered(1, 99)}">mugs</points>'),
+        # In the older form with tabs, which no automaton follows and the parser reads.
+        (
+            "track: mugs",
+            f'<tracks coords="0.0 {scattered(1, 40)}\t0.5 {scattered(41, 80)}">mugs</tracks>',
+        ),
+        # An excuse comes to its end.
+        ("count: mugs", "Sorry, I can't count the mugs, as they are too small to see."),
+        # Words are long, and have no grammar.
+        ("caption: long", "A red mug stands on the table. " * 40),
+    ],
+    ids=["grammatical", "tabs", "excuse", "caption"],
+)
+def test_long_answers_that_can_be_read_are_let_go_on(tokenizer, question, text):
+    answer = written_on(tokenizer, question, text)
+    assert answer.text == text
+    assert not answer.degenerate
