@@ -57,7 +57,7 @@ class Description:
     """
 
     name: str
-    skills: tuple[str, ...] = SKILLS
+    skills: tuple[str, ...] = tuple(SKILLS)
     vocabulary: tuple[str, ...] = ()
     sampling: SamplingFacts = SamplingFacts(
         point_fps=2.0, track_fps=10.0, max_frames=384, max_clip_s=63.0

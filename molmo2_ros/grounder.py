@@ -12,28 +12,31 @@ from functools import lru_cache
 import numpy as np
 
 from molmo2_ros.answers.answer import Answer, Timing
-from molmo2_ros.answers.grammar import AnswerGrammar
+from molmo2_ros.answers.grammar import AnswerAutomaton, AnswerGrammar
 from molmo2_ros.answers.writing import AnswerWriter, OnPartial
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling, stamp_text
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.layout import clip_prefix, images_prefix, question_suffix
-from molmo2_ros.prompt.query import Detail, Query, QueryKind, label, question_text
+from molmo2_ros.prompt.query import Detail, Query, QueryKind, Span, label, question_text
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import Generation, Guide, Prefix, generate, prefill
 from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.features import FeatureCache
+from molmo2_ros.runtime.manifest import SKILLS
 from molmo2_ros.tracking.foresight import Foresight
 
 OnFinal = Callable[[Answer], None]
 
 POINT_TOKENS = 768  # 60 points, the most that Molmo2 was trained to write, and words
-ASK_TOKENS = 448  # Molmo2's own limit for questions in words
+CLIP_POINT_TOKENS = 2048  # Molmo2's own limits: of points in a video,
+ASK_TOKENS = 448  # of answers in words,
+CAPTION_TOKENS = 2048  # of captions,
+MAX_TRACK_TOKENS = 4096  # and of tracks
 TRACK_TOKENS_PER_FRAME = 96  # eight points
 MAX_QUESTIONS = 64  # whose tokens and last answers are kept
 MAX_PREFIXES = 2  # a point query's newest frame and a track's clip take turns on a live camera
-MAX_TRACK_TOKENS = 4096  # Molmo2's own limit for tracks
 DEFAULT_ANSWER_FPS = 2.0
 
 
@@ -101,38 +104,47 @@ class Grounder:
             has_subtitles: whether it would read subtitles, too.
 
         Raises:
-            QueryError: the model lacks a skill or a word; says what it has.
+            QueryError: the model lacks a skill or a word; says what it has. Or no model could:
+                images have no time, and subtitles belong to questions in words about a clip.
         """
         manifest = self.engine.manifest
-        wanted = [query.kind.value]
-        if query.seed is not None:
-            wanted.append("seed")
-        if query.detail is Detail.CROPS or num_images:
-            wanted.append("crops")
-        if num_images > 1:
-            wanted.append("images")
-        if has_subtitles:
-            wanted.append("subtitles")
-        lacking = [skill for skill in wanted if skill not in manifest.skills]
+        wanted = {
+            query.kind.value: True,
+            "clip": query.over_clip,
+            "seed": query.seed is not None,
+            "crops": query.detail is Detail.CROPS or num_images > 0,
+            "images": num_images > 1,
+            "subtitles": has_subtitles,
+        }
+        lacking = [skill for skill in wanted if wanted[skill] and skill not in manifest.skills]
         if lacking:
             raise QueryError(
-                f"{manifest.name} cannot do {' and '.join(map(repr, lacking))} "
-                f"(asked: {query.words!r}), it can: {', '.join(manifest.skills)}; ask for one of "
-                "these, or load a released Molmo2"
+                f"{manifest.name} cannot do "
+                f"{' and '.join(f'{skill!r} ({SKILLS[skill]})' for skill in lacking)}; asked: "
+                f"{query.words!r}, it can: {', '.join(manifest.skills)}; ask for one of these, or "
+                "load a released Molmo2"
             )
-        if query.kind is QueryKind.TRACK and query.detail is Detail.CROPS:
+        if query.kind is QueryKind.TRACK and (query.detail is Detail.CROPS or num_images):
             raise QueryError(
                 "a track needs several frames and detail 'crops' reads only the newest; ask to "
                 "point instead, or leave the detail at 'frames'"
             )
-        if query.kind is not QueryKind.ASK:
+        if query.over_clip and num_images:
+            raise QueryError("`clip` asks about a video, and these are pictures; leave it out")
+        if has_subtitles and not (query.kind.is_in_words and query.span is Span.CLIP):
+            raise QueryError(
+                f"subtitles are read with questions in words about a clip, met a "
+                f"{query.kind.value} query of detail {query.detail.value!r}; leave them out"
+            )
+        if not query.kind.is_in_words:
             self._check_words(label(query))
 
     def clip_for(self, buffer: ClipBuffer, query: Query) -> Clip:
         """Choose the frames of a live camera that a question is about.
 
         Tracks read the window as densely as the model was trained to, questions in words at its
-        rate for them; pointing and counting are about now and read the newest frame alone.
+        rate for them; pointing and counting are about now and read the newest frame alone, unless
+        the query asks about the whole clip.
 
         Raises:
             ImageError: the buffer is empty.
@@ -150,7 +162,7 @@ class Grounder:
                 max_clip_s=facts.max_clip_s,
                 answer_fps=answer_fps,
             )
-        max_frames = facts.max_frames if query.kind is QueryKind.ASK else 1
+        max_frames = 1 if query.span is Span.NEWEST else facts.max_frames
         return Sampling(fps=facts.point_fps, max_frames=max_frames, max_clip_s=facts.max_clip_s)
 
     def answer(
@@ -166,7 +178,7 @@ class Grounder:
         """Ask one question about a clip.
 
         Args:
-            clip: what is asked about; detail `crops` reads its newest frame only.
+            clip: what is asked about; a query whose span is its newest frame reads that only.
             query: the question.
             on_partial: gets the answer so far whenever a further point is complete.
             cancel: asked before each step about each question; True ends its answer with what there
@@ -207,14 +219,17 @@ class Grounder:
         """
         for query in queries:
             self.check(query, has_subtitles=bool(subtitles))
+        rows_by_reading: dict[tuple[bool, int], list[int]] = {}
+        for row, query in enumerate(queries):
+            num_frames = 1 if query.span is Span.NEWEST else len(clip)
+            reading = query.detail is Detail.CROPS, num_frames
+            rows_by_reading.setdefault(reading, []).append(row)
         answers: dict[int, Answer] = {}
-        for detail, frames in ((Detail.FRAMES, clip.frames), (Detail.CROPS, clip.frames[-1:])):
-            rows = [row for row, query in enumerate(queries) if query.detail is detail]
-            if rows:
-                asked = [queries[row] for row in rows]
-                prefix = self._prefix(frames, detail is Detail.CROPS, tuple(subtitles))
-                given = self._ask(prefix, asked, on_partial, on_final, cancel, max_new_tokens)
-                answers.update(zip(rows, given, strict=True))
+        for (are_images, num_frames), rows in rows_by_reading.items():
+            asked = [queries[row] for row in rows]
+            read = self._prefix(clip.frames[-num_frames:], are_images, tuple(subtitles))
+            given = self._ask(read, asked, on_partial, on_final, cancel, max_new_tokens)
+            answers.update(zip(rows, given, strict=True))
         return [answers[row] for row in range(len(queries))]
 
     def answer_images(
@@ -260,7 +275,8 @@ class Grounder:
         cancel: Callable[[Query], bool] | None,
         max_new_tokens: int | None,
     ) -> list[Answer]:
-        suffixes = [self._suffix(question_text(query)) for query in queries]
+        num_images = len(read.frames) if read.are_images else 1
+        suffixes = [self._suffix(question_text(query, num_images)) for query in queries]
         writers = [
             AnswerWriter(
                 self._tokenizer,
@@ -268,6 +284,7 @@ class Grounder:
                 read.frames,
                 are_images=read.are_images,
                 calibration=self.engine.manifest.calibration,
+                automaton=self._automaton(query, read),
                 on_partial=on_partial,
             )
             for query in queries
@@ -302,8 +319,9 @@ class Grounder:
             self.engine,
             read.prefix,
             suffixes,
-            max_new_tokens=max_new_tokens
-            or max(_token_limit(query, len(read.frames)) for query in queries),
+            max_new_tokens=[
+                max_new_tokens or _token_limit(query, len(read.frames)) for query in queries
+            ],
             guides=[self._guide(query, read) for query in queries],
             on_tokens=lambda row, *written: writers[row].append(*written),
             on_end=on_end,
@@ -322,18 +340,17 @@ class Grounder:
         """What is known of an answer before it is written: its grammar, and the last one."""
         if not (self.drafted or self.constrained):
             return Guide()
-        if read.are_images:
-            stamps = [str(number) for number in range(1, len(read.frames) + 1)]
-        else:
-            stamps = [stamp_text(time_s) for time_s in Clip(read.frames).times_s]
-        if query.seed is not None:  # its answer names the frames after the given point
-            stamps = [stamp for stamp in stamps if float(stamp) > round(query.seed.time_s, 1)]
-        automaton = self._grammar.automaton(query, stamps, read.are_images)
+        stamps = _stamps(query, read)
         # Several images have no order in time in which an answer could be moved on.
         drafts = None
         if self.drafted and stamps and (not read.are_images or len(stamps) == 1):
             drafts = self._foresight.draft(query, read.frames[-len(stamps) :], stamps)
-        return Guide(automaton=automaton, constrained=self.constrained, drafts=drafts)
+        return Guide(
+            automaton=self._automaton(query, read), constrained=self.constrained, drafts=drafts
+        )
+
+    def _automaton(self, query: Query, read: _Read) -> AnswerAutomaton:
+        return self._grammar.automaton(query, _stamps(query, read), read.are_images)
 
     def _prefix(
         self, frames: tuple[Frame, ...], are_images: bool, subtitles: tuple[Subtitle, ...]
@@ -374,9 +391,20 @@ class Grounder:
         return read
 
 
+def _stamps(query: Query, read: _Read) -> list[str]:
+    """What the answer may name, as printed in the prompt: times of frames, or image numbers."""
+    if read.are_images:
+        return [str(number) for number in range(1, len(read.frames) + 1)]
+    stamps = [stamp_text(time_s) for time_s in Clip(read.frames).times_s]
+    if query.seed is None:
+        return stamps
+    # The answer names the frames after the given point.
+    return [stamp for stamp in stamps if float(stamp) > round(query.seed.time_s, 1)]
+
+
 def _token_limit(query: Query, num_frames: int) -> int:
-    if query.kind is QueryKind.ASK:
-        return ASK_TOKENS
     if query.kind is QueryKind.TRACK:
         return min(MAX_TRACK_TOKENS, POINT_TOKENS // 2 + TRACK_TOKENS_PER_FRAME * num_frames)
-    return POINT_TOKENS
+    if query.kind.is_in_words:
+        return ASK_TOKENS if query.kind is QueryKind.ASK else CAPTION_TOKENS
+    return CLIP_POINT_TOKENS if query.over_clip else POINT_TOKENS

@@ -5,21 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from molmo2_ros.answers.answer import point_stamp_ns
+from molmo2_ros.answers.writing import LOST_TOKENS
 from molmo2_ros.camera.clip import Clip, ClipBuffer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import QueryError
-from molmo2_ros.grounder import Grounder
+from molmo2_ros.grounder import ASK_TOKENS, CAPTION_TOKENS, Grounder
 from molmo2_ros.prompt.layout import clip_prefix, question_suffix
-from molmo2_ros.prompt.query import Query, QueryKind, parse_query, question_text
+from molmo2_ros.prompt.query import Query, QueryKind, Span, parse_query, question_text
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import generate, prefill
 from molmo2_ros.runtime.engine import load_engine
 from molmo2_ros.runtime.features import FeatureCache
 from molmo2_ros.runtime.golden import Golden
+from molmo2_ros.runtime.manifest import SKILLS
 from molmo2_ros.simulation.source import TableSource
 
 SECOND = 1_000_000_000
+SAID = [Subtitle(start_s=0.0, end_s=1.0, text="Now take the mug.")]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +76,21 @@ class Spelling(Taught):
         return logits, kv
 
 
-@pytest.mark.parametrize("question", ["Point to the red mug", "Track the lemon", "count: mugs"])
-def test_the_answer_is_what_the_engine_decodes_greedily(engine, grounder, question):
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Point to the red mug",
+        "Track the lemon",
+        "count: mugs",
+        "point[clip]: mugs",
+        "caption: long",
+    ],
+)
+def test_the_answer_is_what_the_engine_decodes_greedily(engine, question):
     query, clip = parse_query(question), make_clip()
+    grounder = Grounder(Taught(engine, skills=tuple(SKILLS)))
     answer = grounder.answer(clip, query, max_new_tokens=24)
+    clip = clip if query.span is Span.CLIP else Clip(clip.frames[-1:])
     tokenizer, cache = PromptTokenizer(engine.folder), FeatureCache(engine)
     prompt = clip_prefix(tokenizer, clip.times_s, cache.tokens_per_frame)
     suffix = question_suffix(tokenizer, question_text(query)).ids
@@ -99,11 +114,11 @@ def test_questions_asked_together_are_answered_as_if_alone(grounder):
 
 def test_frames_are_encoded_once_and_a_clip_is_read_once(grounder):
     clip = make_clip(3)
-    query = parse_query("Point to the red mug")
+    query = parse_query("Track the red mug")
     first = grounder.answer(clip, query, max_new_tokens=4)
     assert first.timing.num_frames_encoded == 3
     assert first.timing.prefill_s > 0
-    again = grounder.answer(clip, parse_query("count: mugs"), max_new_tokens=4)
+    again = grounder.answer(clip, parse_query("Track the lemon"), max_new_tokens=4)
     assert again.timing.num_frames_encoded == 0
     assert again.timing.prefill_s == 0
     # The window slides by one frame: one frame is new, and the clip is read anew.
@@ -163,6 +178,9 @@ def test_points_are_handed_on_while_the_model_writes(engine, grounder):
     [
         ("Is the drawer open?", ("point", "track"), "'ask'"),
         ("count: mugs", ("point", "track"), "'count'"),
+        ("caption: short", ("point", "track"), "'caption' .describe what it sees"),
+        ("point[clip]: mugs", ("point", "track"), "'clip' .point and count over all frames"),
+        ("count[clip]: mugs", ("point", "track"), "'count' .count things. and 'clip'"),
         ("point[crops]: the red mug", ("point", "track"), "'crops'"),
         ("track[from 0.5 0.5]: the red mug", ("point", "track"), "'seed'"),
     ],
@@ -180,9 +198,24 @@ def test_several_images_and_subtitles_are_skills_too(engine):
     query = Query(name="q", kind=QueryKind.ASK, words="What differs?")
     with pytest.raises(QueryError, match="cannot do 'images'"):
         grounder.answer_images([make_frame(0), make_frame(1, seed=1)], query)
-    said = [Subtitle(start_s=0.0, end_s=1.0, text="Now take the mug.")]
     with pytest.raises(QueryError, match="cannot do 'subtitles'"):
-        grounder.answer(make_clip(), query, subtitles=said)
+        grounder.answer(make_clip(), query, subtitles=SAID)
+
+
+@pytest.mark.parametrize("question", ["point[clip]: mugs", "Track the lemon", "ask[crops]: Open?"])
+def test_subtitles_are_for_words_about_a_clip(engine, question):
+    grounder = Grounder(Taught(engine, skills=tuple(SKILLS)))
+    with pytest.raises(QueryError, match="subtitles are read with questions in words about a clip"):
+        grounder.answer(make_clip(), parse_query(question), subtitles=SAID)
+    grounder.check(parse_query("ask: Open?"), has_subtitles=True)
+
+
+def test_pictures_have_no_time(engine):
+    grounder = Grounder(Taught(engine, skills=tuple(SKILLS)))
+    with pytest.raises(QueryError, match="asks about a video, and these are pictures"):
+        grounder.answer_images([make_frame(0)], parse_query("count[clip]: mugs"))
+    with pytest.raises(QueryError, match="a track needs several frames"):
+        grounder.answer_images([make_frame(0)], parse_query("Track the lemon"))
 
 
 def test_an_unknown_thing_is_refused_with_what_is_known(engine):
@@ -209,10 +242,43 @@ def test_crops_read_the_newest_frame_as_an_image(engine):
     crops = parse_query("point[crops]: the red mug")
     frames = parse_query("point: the red mug")
     first, second = grounder.answer_all(clip, [frames, crops], max_new_tokens=8)
-    assert first.stamps_ns == clip.stamps_ns
-    assert second.stamps_ns == clip.stamps_ns[-1:]
+    assert first.stamps_ns == second.stamps_ns == clip.stamps_ns[-1:]
+    assert first.timing.num_prompt_tokens != second.timing.num_prompt_tokens
     single = grounder.answer_images([clip.frames[-1]], frames, max_new_tokens=8)
     assert single.text == second.text
+
+
+def test_each_question_reads_as_much_of_the_clip_as_it_is_about(engine):
+    grounder = Grounder(Taught(engine, skills=tuple(SKILLS)))
+    clip = make_clip(3)
+    queries = [parse_query(f"a={kind}: mugs") for kind in ("count", "count[clip]", "track", "ask")]
+    queries += [parse_query("point: the lemon")]
+    answers = grounder.answer_all(clip, queries, max_new_tokens=8)
+    assert [answer.query for answer in answers] == queries
+    assert [len(answer.stamps_ns) for answer in answers] == [1, 3, 3, 3, 1]
+    assert all(answer.stamps_ns[-1] == clip.stamps_ns[-1] for answer in answers)
+    # The clip was read once for three questions, its newest frame for two.
+    assert len({answer.timing.prefill_s for answer in answers}) == 2
+
+
+def test_points_over_a_clip_stand_on_frames_of_their_own(engine):
+    query, clip = parse_query("count[clip]: mugs"), make_clip(4)
+    text = (
+        'Counting the <points coords="0.0 1 100 200 2 300 400;1.5 3 500 600">mugs</points> '
+        "shows a total of 3."
+    )
+    taught = Taught(engine, skills=tuple(SKILLS))
+    num_prompt_tokens = Grounder(taught).answer(clip, query).timing.num_prompt_tokens
+    # Constrained: the grammar knows such an answer.
+    grounder = Grounder(Spelling(taught, text, num_prompt_tokens), constrained=True)
+    for _ in range(2):
+        answer = grounder.answer(clip, query, max_new_tokens=200)
+        assert answer.text == text
+        assert [(p.object_id, p.time_s) for p in answer.points] == [(1, 0.0), (2, 0.0), (3, 1.5)]
+        assert (answer.count, answer.problems, answer.degenerate) == (3, (), False)
+    # The second time it was foreseen.
+    assert answer.timing.num_passes == 1
+    assert [point_stamp_ns(answer, p) for p in answer.points] == [0, 0, 3 * SECOND // 2]
 
 
 def test_a_live_camera_is_sampled_by_the_kind_of_question(engine):
@@ -229,8 +295,11 @@ def test_a_live_camera_is_sampled_by_the_kind_of_question(engine):
     track = grounder.clip_for(buffer, parse_query("Track the lemon"))
     assert len(track) == 9  # 4.0 to 6.0 s at 4 fps
     assert track.stamps_ns[-1] == 6 * SECOND
-    question = Query(name="q", kind=QueryKind.ASK, words="What happens?")
-    assert len(grounder.clip_for(buffer, question)) == 5  # 4.0 to 6.0 s at 2 fps
+    for question in ("ask: What happens?", "caption: long", "count[clip]: mugs", "point[clip]: it"):
+        clip = grounder.clip_for(buffer, parse_query(question))
+        assert [frame.stamp_ns / SECOND for frame in clip] == [4.0, 4.5, 5.0, 5.5, 6.0]  # at 2 fps
+    crops = grounder.clip_for(buffer, parse_query("ask[crops]: What happens?"))
+    assert crops.stamps_ns == (6 * SECOND,)
 
 
 def test_a_clip_that_is_longer_than_the_model_can_read_is_refused(engine):
@@ -271,6 +340,42 @@ def test_an_answer_that_lost_the_thread_is_stopped_flagged_and_counted(engine, t
     assert len(answer.text) < len(text) / 2
 
 
+def test_each_answer_of_a_batch_has_a_limit_of_its_own(engine):
+    endless = replace(engine.manifest.tokens, eos=("<|endoftext|>",))  # which it never writes
+    grounder = Grounder(Taught(engine, skills=tuple(SKILLS), tokens=endless), drafted=False)
+    queries = [parse_query(f"{kind}: what it shows") for kind in ("ask", "caption")]
+    ended, steps_after = [], []
+
+    def cancel(_):
+        steps_after.extend(ended)
+        return len(steps_after) > 3
+
+    short, long = grounder.answer_all(make_clip(1), queries, on_final=ended.append, cancel=cancel)
+    assert short.timing.num_answer_tokens == ASK_TOKENS
+    assert short.problems == ()
+    assert ASK_TOKENS < long.timing.num_answer_tokens < CAPTION_TOKENS
+    assert long.problems == ("cancelled before its end",)
+
+
+def test_an_answer_that_leaves_the_grammar_for_good_is_stopped_flagged_and_counted(engine):
+    """On clips longer than it was trained on, the nano writes numbers without end."""
+    golden = Golden.load(engine.folder / engine.manifest.golden.file)
+    pictures = [golden.frames[index % len(golden.frames)].copy() for index in range(24)]
+    stamped = enumerate(pictures)
+    clip = Clip(tuple(Frame(image=image, stamp_ns=i * SECOND // 2) for i, image in stamped))
+    grounder = Grounder(engine)
+    answer = grounder.answer(clip, parse_query("track: the red mug"))
+    assert answer.degenerate
+    assert grounder.num_degenerate == 1
+    assert any("follows no grammar after" in problem for problem in answer.problems)
+    assert "stopped, as the model had lost the thread before its end" in answer.problems
+    assert answer.timing.num_answer_tokens < 2 * LOST_TOKENS
+    # Another clip is answered as ever.
+    short = grounder.answer(Clip(clip.frames[:4]), parse_query(golden.question))
+    assert short.points
+    assert not short.degenerate
+
+
 @pytest.mark.parametrize("question", ["track: the lemon", "point: all mugs", "count: mugs"])
 @pytest.mark.parametrize("text", ["I think it is over there.", '<tracks coords="7.5 9 12">', ""])
 def test_a_constrained_answer_can_always_be_read(engine, question, text):
@@ -286,7 +391,7 @@ def test_a_constrained_answer_can_always_be_read(engine, question, text):
 
 
 def test_a_short_answer_is_handed_on_before_a_longer_one_of_its_batch_is_done(engine):
-    queries = [parse_query(q) for q in ("track: the lemon", "count: mugs")]
+    queries = [parse_query(q) for q in ("track: the lemon", "track: the mugs")]
     clip, seen = make_clip(), []
     spelt = '<tracks coords="0.0 1 100 200;0.5 1 110 210">lemon</tracks>'
     num_prompt_tokens = Grounder(engine).answer(clip, queries[0]).timing.num_prompt_tokens

@@ -44,7 +44,9 @@ class Foreseen:
 
 
 def foresee_first(query: Query, stamps: Sequence[str]) -> Foreseen | None:
-    """The form of a first answer, in which one object stands in every frame, nobody knows where.
+    """The form of a first answer: one object, nobody knows where.
+
+    A track shows it in every frame; a point is written once.
 
     Args:
         query: what will be asked.
@@ -53,14 +55,15 @@ def foresee_first(query: Query, stamps: Sequence[str]) -> Foreseen | None:
     Returns:
         None for questions in words.
     """
-    if query.kind is QueryKind.ASK:
+    if query.kind.is_in_words:
         return None
-    tag = "tracks" if query.kind is QueryKind.TRACK else "points"
+    is_track = query.kind is QueryKind.TRACK
+    tag = "tracks" if is_track else "points"
     is_count = query.kind is QueryKind.COUNT
     return Foreseen(
         opening=f'{"Counting the " if is_count else ""}<{tag} coords="',
         stamps=tuple(stamps),
-        points={stamp: {1: (_MIDDLE, _MIDDLE)} for stamp in stamps},
+        points={stamp: {1: (_MIDDLE, _MIDDLE)} for stamp in stamps[: None if is_track else 1]},
         closing=f'">{label(query)}</{tag}>' + (" shows a total of 1." if is_count else ""),
     )
 
@@ -85,15 +88,7 @@ def foresee(
         return first
     if coords is None:
         return replace(first, opening=answer.text) if answer.none else first
-    before = _by_frame(answer)
-    newest_ns = answer.stamps_ns[-1]
-    points: dict[str, Places] = {}
-    for stamp, stamp_ns in zip(stamps, stamps_ns, strict=True):
-        if stamp_ns > newest_ns:
-            last_seen = before.get(newest_ns, {})
-            points[stamp] = carry(last_seen, stamp_ns) if last_seen else {}
-        else:
-            points[stamp] = before.get(stamp_ns, {})
+    points = _moved_on(answer, stamps, stamps_ns, carry)
     written = [number for p in answer.points for number in (p.x, p.y)]
     step = 10 if all(round(1000 * number) % 10 == 0 for number in written) else 1
     foreseen = _as_written(points, step)
@@ -104,6 +99,25 @@ def foresee(
         closing=answer.text[coords.end(1) :],
         step=step,
     )
+
+
+def _moved_on(
+    answer: Answer, stamps: Sequence[str], stamps_ns: Sequence[int], carry: Carry
+) -> dict[str, Places]:
+    """The answer's places by the stamps of the next clip."""
+    before = _by_frame(answer)
+    newest_ns = answer.stamps_ns[-1]
+    last_seen = before.get(newest_ns, {})
+    # A point is written once: it leaves its frame only where that is asked about no more.
+    moves_on = bool(last_seen) and (answer.is_track or newest_ns not in stamps_ns)
+    points: dict[str, Places] = {}
+    for stamp, stamp_ns in zip(stamps, stamps_ns, strict=True):
+        if stamp_ns <= newest_ns:
+            points[stamp] = before.get(stamp_ns, {})
+        else:
+            points[stamp] = carry(last_seen, stamp_ns) if moves_on else {}
+            moves_on = moves_on and answer.is_track
+    return points
 
 
 def _by_frame(answer: Answer) -> dict[int, dict[int, tuple[float, float]]]:

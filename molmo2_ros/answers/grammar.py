@@ -68,7 +68,7 @@ class AnswerGrammar:
         Raises:
             ValueError: a stamp is none, or they do not rise.
         """
-        if query.kind is QueryKind.ASK:
+        if query.kind.is_in_words:
             return AnswerAutomaton(self._vocabulary)
         longest = max(MIN_LABEL_BYTES, 2 * len(label(query).encode()))
         key = (query.kind, tuple(stamps), are_images, longest)

@@ -77,7 +77,7 @@ class Language:
     """The answers that one kind of question may get about one clip.
 
     Args:
-        kind: of the question, `ask` excepted, which has no grammar.
+        kind: of the question, those in words excepted, which have no grammar.
         stamps: those that an answer may name, in rising order: seconds with one decimal, or 1-based
             image numbers. Frames whose stamps print alike are one.
         are_images: whether stamps are image numbers.

@@ -128,10 +128,21 @@ def sample_clip(
         Frames every 0.2 s up to 1.2 s at 2 fps: the grid 0, 0.5, 1.0 takes 0, 0.4 (as near as 0.6
         and earlier) and 1.0; 1.2 is added as the newest.
     """
-    if not frames:
-        raise ImageError("there is no frame to choose from; wait for the camera")
-    chosen = _choose([frame.stamp_ns for frame in frames], sampling, grid_origin_ns)
+    stamps = [frame.stamp_ns for frame in frames]
+    chosen = choose_stamps(stamps, sampling, grid_origin_ns=grid_origin_ns)
     return Clip(tuple(frames[index] for index in chosen))
+
+
+def choose_stamps(
+    stamps_ns: Sequence[int], sampling: Sampling, *, grid_origin_ns: int | None = None
+) -> list[int]:
+    """Indices of the frames of a clip, by their stamps alone.
+
+    Args, raises: as `sample_clip`.
+    """
+    if not stamps_ns:
+        raise ImageError("there is no frame to choose from; wait for the camera")
+    return _choose(stamps_ns, sampling, grid_origin_ns)
 
 
 class PushResult(Enum):

@@ -17,7 +17,7 @@ from molmo2_ros.cli.stream import Opener, frames_of
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.overlay import Trails, draw
 from molmo2_ros.prompt.query import question_text
-from molmo2_ros.tracking.flow import QUALITY_FLOOR, carry, no_patches, seed
+from molmo2_ros.tracking.flow import QUALITY_FLOOR, Patches, carry, no_patches, seed
 from molmo2_ros.tracking.grey import GreyFrame
 from molmo2_ros.tracking.target import Target
 
@@ -111,6 +111,7 @@ class _Carried:
 
     def __init__(self, result: Result) -> None:
         self._result = result
+        self._adds = result.query.over_clip  # each thing is found once, on a frame of its own
         self._by_stamp: dict[int, list[Finding]] = {
             # An answer without a point ends what was carried.
             answer.stamps_ns[-1]: []
@@ -127,13 +128,16 @@ class _Carried:
         """Targets on the next frame."""
         grey = GreyFrame.of(frame)
         found = self._by_stamp.get(frame.stamp_ns)
-        if found is not None:
-            places = np.array([(finding.u, finding.v) for finding in found]).reshape(-1, 2)
-            self._shown, self._patches = found, seed(grey, grey.to_grey(places))
+        if found is not None and not self._adds:
+            self._shown, self._patches = [], no_patches()
         elif self._before is not None and self._before.grey.shape == grey.grey.shape:
             self._patches = carry(self._patches, self._before, grey)
         else:
             self._shown, self._patches = [], no_patches()
+        if found:
+            places = np.array([(finding.u, finding.v) for finding in found])
+            self._shown = [*self._shown, *found]
+            self._patches = Patches.joined(self._patches, seed(grey, grey.to_grey(places)))
         self._before = grey
         places = grey.to_camera(self._patches.points_N2)
         inside = ((places >= 0) & (places <= (grey.width - 1, grey.height - 1))).all(axis=1)

@@ -43,9 +43,11 @@ _EPILOG = """\
 questions:
   "Track the red mug"            where it is, twice a second
   "Point to all mugs"            where they are; in a video, twice a second
-  "How many mugs are there?"     their number, with points
+  "How many mugs are there?"     their number, with points; in a video, twice a second
+  "count[clip]: mugs"            all that the whole video shows, each once; point[clip] likewise
   "Is the drawer open?"          an answer in words, if the model has been taught to talk
-  "point[crops]: the red mug"    the kind and options in full: track, point, count, ask
+  "Describe this in detail"      a caption, likewise; also caption: short, or caption: long
+  "point[crops]: the red mug"    the kind and options in full: track, point, count, ask, caption
 
 The model that comes with the package, molmo2-nano, knows 22 things on a table. For open
 words give --engine a released Molmo2 (see docs/training.md on how to export one).
@@ -95,6 +97,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--subtitles", type=Path, metavar="FILE", help=".srt or .vtt, for questions in words"
     )
+    parser.add_argument(
+        "--constrained",
+        action="store_true",
+        help="let the model write only what can be read as points or tracks",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.set_defaults(run=run)
 
@@ -113,10 +120,12 @@ def run(options: argparse.Namespace) -> None:
     def open_frames() -> FrameSource:
         return open_source(options.files, rate_hz=options.rate)
 
-    frames = _pictures(options.files) if query.kind is not QueryKind.TRACK else []
+    is_video = query.kind is QueryKind.TRACK or query.over_clip
+    frames = [] if is_video else _pictures(options.files)
     if not frames:
         open_frames().close()  # before the model is loaded
-    grounder = Grounder(load_engine(options.engine, threads=options.threads))
+    engine = load_engine(options.engine, threads=options.threads)
+    grounder = Grounder(engine, constrained=options.constrained)
     if frames:
         if subtitles:
             raise QueryError("subtitles belong to a video, and these are pictures; leave them out")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from molmo2_ros.answers.answer import Answer
+from molmo2_ros.answers.answer import Answer, AnsweredPoint
+from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query, QueryKind, label, question_text
 
 _NS = 1_000_000_000
@@ -42,13 +43,41 @@ class Result:
         """What was asked for, without article."""
         return label(self.query)
 
+    @property
+    def question(self) -> str:
+        """The question as the model read it."""
+        is_together = len(self.answers) == 1 and not self.query.over_clip
+        return question_text(self.query, len(self.files) if is_together else 1)
+
+
+def finding_of(
+    answer: Answer, point: AnsweredPoint, frame: Frame, image: int | None = None
+) -> Finding:
+    """A point of an answer as it stands, under the id that the model gave it.
+
+    Args:
+        answer: holds the point.
+        point: one of its points.
+        frame: on which the point is.
+        image: number of that picture among several, from 1.
+    """
+    return Finding(
+        stamp_ns=frame.stamp_ns,
+        image=image,
+        track_id=point.object_id,
+        u=min(point.x * frame.width, frame.width - 1.0),
+        v=min(point.y * frame.height, frame.height - 1.0),
+        label=answer.label or label(answer.query),
+        confidence=math.nan if point.confidence is None else point.confidence,
+    )
+
 
 def as_table(result: Result) -> str:
     """Rows of points, and below them what is not a point: words, counts, and what was odd."""
     blocks = []
     if result.findings:
         blocks.append(_points_table(result))
-    if result.query.kind is QueryKind.ASK:
+    if result.query.kind.is_in_words:
         blocks.append("\n".join(answer.text.strip() for answer in result.answers))
     elif result.query.kind is QueryKind.COUNT:
         blocks.append(_counts(result))
@@ -73,7 +102,7 @@ def as_json(result: Result) -> str:
         "query": {
             "kind": result.query.kind.value,
             "words": result.query.words,
-            "question": question_text(result.query),
+            "question": result.question,
         },
         "points": [_point_json(finding) for finding in result.findings],
         "answers": [_answer_json(answer) for answer in result.answers],

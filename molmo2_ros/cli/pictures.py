@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from tqdm import tqdm
 
-from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.clip import Clip
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.cli.findings import Finding, Result
+from molmo2_ros.cli.findings import Result, finding_of
 from molmo2_ros.grounder import Grounder
-from molmo2_ros.prompt.query import Detail, Query, label
+from molmo2_ros.prompt.query import Detail, Query
 
 
 def ask_pictures(
@@ -30,7 +28,7 @@ def ask_pictures(
         grounder: the model.
         files: the pictures' paths.
         frames: the pictures.
-        query: point, count or ask.
+        query: one that reads no clip.
         detail: None for tiles if the model was taught to read them, else one view.
 
     Raises:
@@ -44,8 +42,8 @@ def ask_pictures(
         answer = grounder.answer_images(frames, query)
         answers = [answer]
         findings = [
-            _finding(answer, index, frames[(point.image_index or 1) - 1], point.image_index)
-            for index, point in enumerate(answer.points)
+            finding_of(answer, point, frames[(point.image_index or 1) - 1], point.image_index)
+            for point in answer.points
         ]
     else:
         answers, findings = [], []
@@ -54,24 +52,11 @@ def ask_pictures(
             answer = grounder.answer(Clip((frame,)), query)
             answers.append(answer)
             image = number if len(frames) > 1 else None
-            findings += [_finding(answer, i, frame, image) for i in range(len(answer.points))]
+            findings += [finding_of(answer, point, frame, image) for point in answer.points]
     return Result(
         query=query,
         engine=grounder.engine.manifest.name,
         files=tuple(files),
         answers=tuple(answers),
         findings=tuple(findings),
-    )
-
-
-def _finding(answer: Answer, index: int, frame: Frame, image: int | None) -> Finding:
-    point = answer.points[index]
-    return Finding(
-        stamp_ns=frame.stamp_ns,
-        image=image,
-        track_id=point.object_id,
-        u=min(point.x * frame.width, frame.width - 1.0),
-        v=min(point.y * frame.height, frame.height - 1.0),
-        label=answer.label or label(answer.query),
-        confidence=math.nan if point.confidence is None else point.confidence,
     )

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
-from molmo2_ros.answers.answer import Answer
-from molmo2_ros.camera.clip import ClipBuffer, Sampling, sample_clip
+from molmo2_ros.answers.answer import Answer, point_stamp_ns
+from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling, choose_stamps, sample_clip
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.camera.sources import FrameSource
-from molmo2_ros.cli.findings import Finding, Result
+from molmo2_ros.cli.findings import Finding, Result, finding_of
 from molmo2_ros.errors import ImageError
 from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Query, QueryKind
@@ -20,7 +20,8 @@ from molmo2_ros.tracking.tracker import Tracker
 
 _NS = 1_000_000_000
 _QUERY_ID = 1
-_MAX_HELD = 4096  # frames of a video that is asked about as a whole
+_MAX_HELD = 4096  # frames, more than any clip has
+_FOR_EVER_S = 1e9
 
 Opener = Callable[[], FrameSource]
 
@@ -36,9 +37,9 @@ def ask_stream(
 ) -> Result:
     """Ask about a video or a folder of frames.
 
-    A question in words is asked once about the whole. Points are asked for in one frame after the
-    other, tracks in clips as long as the model was trained on; the tracker gives an object the same
-    id in all of them.
+    A question in words, and points and counts of the whole clip, are asked for once. Other points
+    are asked for in one frame after the other, tracks in clips as long as the model was trained on;
+    the tracker gives an object the same id in all of them.
 
     Args:
         grounder: the model.
@@ -53,17 +54,17 @@ def ask_stream(
         ImageError: the video breaks off with an error.
     """
     grounder.check(query, has_subtitles=bool(subtitles))
-    if query.kind is QueryKind.ASK:
-        answers = [_ask_whole(grounder, open_frames, query, subtitles)]
-        rows: list[Target] = []
+    if query.kind.is_in_words or query.over_clip:
+        answers, findings = _ask_whole(grounder, open_frames, query, subtitles)
     else:
         answers, rows = _ask_sliding(grounder, open_frames, query, every_s)
+        findings = [_finding(row) for row in rows]
     return Result(
         query=query,
         engine=grounder.engine.manifest.name,
         files=tuple(files),
         answers=tuple(answers),
-        findings=tuple(_finding(row) for row in rows),
+        findings=tuple(findings),
     )
 
 
@@ -87,14 +88,42 @@ def frames_of(open_frames: Opener, task: str) -> Iterator[Frame]:
 
 def _ask_whole(
     grounder: Grounder, open_frames: Opener, query: Query, subtitles: Sequence[Subtitle]
-) -> Answer:
+) -> tuple[list[Answer], list[Finding]]:
     facts = grounder.engine.manifest.sampling
-    held = ClipBuffer(1e6, _MAX_HELD, keep_fps=facts.point_fps)
+    sampling = Sampling(fps=facts.point_fps, max_frames=facts.max_frames)
+    clip = read_whole(open_frames, sampling)
+    answer = grounder.answer(clip, query, subtitles=subtitles)
+    frames = {frame.stamp_ns: frame for frame in clip}
+    findings = [
+        finding_of(answer, point, frames[point_stamp_ns(answer, point)]) for point in answer.points
+    ]
+    return [answer], findings
+
+
+def read_whole(open_frames: Opener, sampling: Sampling) -> Clip:
+    """Choose the frames of a video of any length.
+
+    No more of them are held than the clip has: a video that is too long for the sampling's rate is
+    read twice, once to learn its length.
+
+    Args:
+        open_frames: opens it.
+        sampling: what to choose.
+
+    Raises:
+        ImageError: it has no frame.
+    """
+    held = ClipBuffer(_FOR_EVER_S, sampling.max_frames + 1, keep_fps=sampling.fps)
+    stamps = []
     for frame in frames_of(open_frames, "reading"):
         held.push(frame)
-    sampling = Sampling(fps=facts.point_fps, max_frames=facts.max_frames)
-    clip = sample_clip(held.frames(), sampling)
-    return grounder.answer(clip, query, subtitles=subtitles)
+        stamps.append(frame.stamp_ns)
+    if len(held) <= sampling.max_frames:
+        return sample_clip(held.frames(), sampling)
+    held.clear()
+    wanted = {stamps[index] for index in choose_stamps(stamps, sampling)}
+    again = frames_of(open_frames, "reading again")
+    return Clip(tuple(frame for frame in again if frame.stamp_ns in wanted))
 
 
 def _ask_sliding(

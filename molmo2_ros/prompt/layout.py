@@ -106,13 +106,12 @@ def images_prefix(
     return _prompt(tokenizer, tokens)
 
 
-def question_suffix(tokenizer: PromptTokenizer, text: str, style: str | None = None) -> Prompt:
+def question_suffix(tokenizer: PromptTokenizer, text: str) -> Prompt:
     """The user's turn and the head of the answer.
 
     Args:
         tokenizer: the model's.
         text: the question (prompt.query.question_text); control tokens in it are plain text.
-        style: a trained style to put before it, such as "video_short_answer"; None for the chat's.
 
     Raises:
         QueryError: the question is empty.
@@ -120,8 +119,7 @@ def question_suffix(tokenizer: PromptTokenizer, text: str, style: str | None = N
     if not text:
         raise QueryError('question is empty, expected words such as "Track the red mug."')
     ids = tokenizer.ids
-    asked = f"{style}: {text}" if style else text
-    tokens = [ids.turn_start, *tokenizer.encode_text(f"user\n{asked}"), ids.turn_end]
+    tokens = [ids.turn_start, *tokenizer.encode_text(f"user\n{text}"), ids.turn_end]
     tokens += [*tokenizer.encode_text("\n"), ids.turn_start, *tokenizer.encode_text("assistant\n")]
     return _prompt(tokenizer, tokens)
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from molmo2_ros.errors import QueryError
 
@@ -27,6 +27,12 @@ class QueryKind(str, Enum):
     POINT = "point"
     COUNT = "count"
     ASK = "ask"
+    CAPTION = "caption"
+
+    @property
+    def is_in_words(self) -> bool:
+        """Whether the answer is prose: nothing is asked for that could be pointed at."""
+        return self in (QueryKind.ASK, QueryKind.CAPTION)
 
 
 class Detail(str, Enum):
@@ -34,6 +40,13 @@ class Detail(str, Enum):
 
     FRAMES = "frames"  # one square view per frame, video pooling
     CROPS = "crops"  # low-resolution view plus tiled crops of the newest frame, image pooling
+
+
+class Span(str, Enum):
+    """How much of a camera's clip a question is about."""
+
+    NEWEST = "newest"  # its newest frame alone
+    CLIP = "clip"  # all of its frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,24 +113,30 @@ class Query:
         name: short identifier, unique among the standing queries of a camera.
         kind: what is wanted.
         words: the thing with its article as the user said it ("the red mug", "all mugs"), or the
-            whole question for `ask`.
+            whole question for `ask`. For `caption` "short", "long", or the whole request.
         detail: which visual path.
+        over_clip: points and counts of the whole clip, each thing or event once on a frame where
+            it is seen, instead of those on the newest frame.
         answer_fps: rate of a track's answer in frames per second (1 or 2 were trained); None for
             the model's default of 2.
         seed: start point of a track.
+        style: of a question in words: name of a trained manner of answering, such as
+            "video_short_answer"; None for a chat's.
         terms: how often, how urgently and how long it is asked where it stands.
 
     Raises:
         QueryError: the words are empty, too long, or hold control characters or a model's control
-            tokens; the rate or the start point does not suit the kind.
+            tokens; an option does not suit the kind.
     """
 
     name: str
     kind: QueryKind
     words: str
     detail: Detail = Detail.FRAMES
+    over_clip: bool = False
     answer_fps: float | None = None
     seed: SeedPoint | None = None
+    style: str | None = None
     terms: Terms = Terms()
 
     def __post_init__(self) -> None:
@@ -137,8 +156,43 @@ class Query:
             raise QueryError(
                 f"a {self.kind.value} query has no start point; leave it out or write track:"
             )
+        if self.over_clip:
+            self._check_span()
+        if self.style is not None:
+            self._check_style(self.style)
+
+    @property
+    def span(self) -> Span:
+        """How much of the clip it reads."""
+        points = self.kind in (QueryKind.POINT, QueryKind.COUNT) and not self.over_clip
+        return Span.NEWEST if points or self.detail is Detail.CROPS else Span.CLIP
+
+    def _check_span(self) -> None:
+        if self.kind not in (QueryKind.POINT, QueryKind.COUNT):
+            raise QueryError(
+                f"a {self.kind.value} query reads the whole clip already; leave `clip` out"
+            )
+        if self.detail is Detail.CROPS:
+            raise QueryError(
+                "`clip` asks about all frames and `crops` reads the newest alone; leave one out"
+            )
+
+    def _check_style(self, style: str) -> None:
+        if not self.kind.is_in_words:
+            raise QueryError(
+                f"a {self.kind.value} query has its own trained form, met the style {style!r}; "
+                "leave it out or write ask:"
+            )
+        if not _STYLE.fullmatch(style):
+            raise QueryError(
+                f"style is {style!r}, expected the name of a trained one such as "
+                "video_short_answer; leave it out for a chat's answer"
+            )
 
 
+_STYLE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+# Trained requests that name neither an image nor a video, so that they suit both.
+_CAPTIONS = {"short": "Brief Caption:", "long": "Write a long caption"}
 # Names that the model's tokenizer gives a meaning of their own. Words never become these tokens
 # (prompt/tokenizer.py); whoever writes them is told instead of getting an answer about them.
 _CONTROL_TOKEN = re.compile(
@@ -150,16 +204,17 @@ _CONTROL_TOKEN = re.compile(
 def parse_query(text: str, default_name: str = "") -> Query:
     """Read a question as people write it: `[name=][kind[options]:] words`.
 
-    Options, separated by commas: `crops` (read the newest frame in tiles), `1 fps` (frames a second
-    that a track's answer speaks of), `from X Y` or `from X Y at T` (start point in 0..1 of the
-    frame, T in seconds from the clip's start); of a standing query also `2 hz` (answers a second),
-    `priority 3` and `for 30 s` (see Terms). Without a kind it is guessed from the words, and what
-    fits none is asked as it stands.
+    Options, separated by commas: `crops` (read the newest frame in tiles), `clip` (points and
+    counts of the whole clip instead of its newest frame), `1 fps` (frames a second that a track's
+    answer speaks of), `from X Y` or `from X Y at T` (start point in 0..1 of the frame, T in seconds
+    from the clip's start), `style NAME` (a trained manner of answering in words); of a standing
+    query also `2 hz` (answers a second), `priority 3` and `for 30 s` (see Terms). Without a kind it
+    is guessed from the words, and what fits none is asked as it stands.
 
     Args:
         text: for example "Track the red mug", "count: mugs", "cup=point[crops]: the red cup",
-            "track[1 fps]: the lemon", "mug=track[2 hz, for 60 s]: the red mug",
-            "Is the drawer open?".
+            "count[clip]: mugs", "track[1 fps]: the lemon", "mug=track[2 hz, for 60 s]: the red
+            mug", "caption: short", "Is the drawer open?".
         default_name: name where the text gives none; where both are missing, one is made of the
             words.
 
@@ -170,15 +225,11 @@ def parse_query(text: str, default_name: str = "") -> Query:
     name, rest = _split_name(text.strip())
     kind_name, options, words = _split_kind(rest)
     kind, words, answer_fps = _kind_and_words(kind_name, words)
-    detail, option_fps, seed, terms = _options(options)
     return Query(
         name=name or default_name or _name_from(words) or kind.value,
         kind=kind,
         words=words,
-        detail=detail,
-        answer_fps=answer_fps if option_fps is None else option_fps,
-        seed=seed,
-        terms=terms,
+        **{"answer_fps": answer_fps, **_options(options)},
     )
 
 
@@ -196,20 +247,28 @@ def asked_once(query: Query) -> Query:
     return query
 
 
-def question_text(query: Query) -> str:
+def question_text(query: Query, num_images: int = 1) -> str:
     """The question in a form that Molmo2 was trained on.
+
+    Args:
+        query: what is asked.
+        num_images: how many still images it is asked about at once; 1 also for a clip.
 
     Returns:
         "Track the red mug.", "Track the red mug at 1 FPS", "Point to all mugs.",
-        "How many mugs are there?", the single-point form with its style where there is a start
-        point, or the words as they stand for `ask`.
+        "How many mugs are there?", of several images "How many mugs are there in all images?", the
+        single-point form with its style where there is a start point, "Brief Caption:", or the
+        words as they stand for `ask`, behind "video_short_answer: " where that is the style.
 
     Source: template families of the released training code and of the model card.
     """
-    if query.kind is QueryKind.ASK:
-        return query.words
+    if query.kind.is_in_words:
+        asked = query.words
+        if query.kind is QueryKind.CAPTION:
+            asked = _CAPTIONS.get(asked.lower(), asked)
+        return f"{query.style}: {asked}" if query.style else asked
     if query.kind is QueryKind.COUNT:
-        return f"How many {label(query)} are there?"
+        return f"How many {label(query)} are there{' in all images' if num_images > 1 else ''}?"
     if query.kind is QueryKind.POINT:
         return f"Point to {_with_article(query.words)}."
     if query.seed is not None:
@@ -229,19 +288,20 @@ def question_text(query: Query) -> str:
 
 def label(query: Query) -> str:
     """The thing without article or "all": what the answer's tag names."""
-    if query.kind is QueryKind.ASK:
+    if query.kind.is_in_words:
         return query.words
     return _ARTICLE.sub("", query.words, count=1) or query.words
 
 
 _NAME = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,63})\s*=(?!=)\s*")
-_KIND = re.compile(r"(track|point|count|ask)\s*(?:\[([^\]]*)\])?\s*:\s*", re.IGNORECASE)
+_KIND = re.compile(r"(track|point|count|ask|caption)\s*(?:\[([^\]]*)\])?\s*:\s*", re.IGNORECASE)
 _RATE = re.compile(r"(?:\s+(?:at|in)\s+(\d+(?:\.\d+)?)\s*fps)$", re.IGNORECASE)
 _FROM = re.compile(r"from\s+(\S+)\s+(\S+)(?:\s+at\s+(\S+))?", re.IGNORECASE)
 _FPS = re.compile(r"(\S+?)\s*fps", re.IGNORECASE)
 _HZ = re.compile(r"(\S+?)\s*hz", re.IGNORECASE)
 _PRIORITY = re.compile(r"priority\s+(\S+)", re.IGNORECASE)
 _FOR = re.compile(r"for\s+(\S+?)\s*s", re.IGNORECASE)
+_STYLED = re.compile(r"style\s+(\S+)", re.IGNORECASE)
 _ARTICLE = re.compile(
     r"^(?:all\s+(?:of\s+)?(?:the\s+)?|every\s+|each\s+|any\s+|the\s+|an?\s+)(?=\S)", re.IGNORECASE
 )
@@ -274,6 +334,15 @@ _GUESSES: tuple[tuple[QueryKind, re.Pattern[str], str], ...] = tuple(
         ),
         (QueryKind.COUNT, r"count\s+(.+)", "{0}"),
     )
+)
+# Requests like those for captions in training.
+_CAPTION = re.compile(
+    r"(?:briefly\s+)?(?:describe|caption)\s+"
+    r"(?:this|(?:this|the)\s+(?:image|picture|photo|video|clip|scene))"
+    r"(?:\s+(?:briefly|in\s+detail))?(?:\s+from\s+\S+\s+to\s+\S+(?:\s+seconds)?)?"
+    r"|(?:write|generate|create|construct)\s+an?\s+(?:(?:very\s+)?(?:long|short|brief|detailed)\s+)?"
+    r"(?:caption|description)\b.*",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -317,8 +386,8 @@ def _split_kind(text: str) -> tuple[str, str, str]:
 
 def _kind_and_words(kind_name: str, words: str) -> tuple[QueryKind, str, float | None]:
     """The kind said or guessed, the thing asked about, and a rate that stands in the words."""
-    if kind_name == QueryKind.ASK.value:
-        return QueryKind.ASK, words.strip(), None
+    if kind_name in (QueryKind.ASK.value, QueryKind.CAPTION.value):
+        return QueryKind(kind_name), words.strip(), None
     core = words.strip().rstrip(".?! \t\n")
     rate = _RATE.search(core)
     for kind, pattern, form in _GUESSES:
@@ -327,19 +396,26 @@ def _kind_and_words(kind_name: str, words: str) -> tuple[QueryKind, str, float |
         if match and kind_name in ("", kind.value):
             return kind, form.format(*match.groups()), float(rated.group(1)) if rated else None
     if not kind_name:
-        return QueryKind.ASK, words.strip(), None
+        is_caption = _CAPTION.fullmatch(core) is not None
+        return QueryKind.CAPTION if is_caption else QueryKind.ASK, words.strip(), None
     if kind_name == QueryKind.TRACK.value and rate:
         return QueryKind.TRACK, core[: rate.start()], float(rate.group(1))
     return QueryKind(kind_name), core, None
 
 
-def _options(text: str) -> tuple[Detail, float | None, SeedPoint | None, Terms]:
-    detail, answer_fps, seed, terms = Detail.FRAMES, None, None, Terms()
+def _options(text: str) -> dict[str, Any]:
+    """The fields of a query that its options give."""
+    fields: dict[str, Any] = {}
+    terms = Terms()
     for option in filter(None, (part.strip() for part in text.split(","))):
         if option.lower() in ("crops", "frames"):
-            detail = Detail(option.lower())
+            fields["detail"] = Detail(option.lower())
+        elif option.lower() == "clip":
+            fields["over_clip"] = True
         elif fps := _FPS.fullmatch(option):
-            answer_fps = _number(fps.group(1), option)
+            fields["answer_fps"] = _number(fps.group(1), option)
+        elif styled := _STYLED.fullmatch(option):
+            fields["style"] = styled.group(1)
         elif hz := _HZ.fullmatch(option):
             terms = replace(terms, rate_hz=_number(hz.group(1), option))
         elif priority := _PRIORITY.fullmatch(option):
@@ -348,15 +424,16 @@ def _options(text: str) -> tuple[Detail, float | None, SeedPoint | None, Terms]:
             terms = replace(terms, lifetime_s=_number(lifetime.group(1), option))
         elif start := _FROM.fullmatch(option):
             x, y, time_s = start.groups(default="0")
-            seed = SeedPoint(
+            fields["seed"] = SeedPoint(
                 x=_number(x, option), y=_number(y, option), time_s=_number(time_s, option)
             )
         else:
             raise QueryError(
-                f"unknown query option {option!r}, expected crops, frames, 1 fps, a start point "
-                "such as from 0.52 0.31, or of a standing query 2 hz, priority 3, for 30 s"
+                f"unknown query option {option!r}, expected crops, frames, clip, 1 fps, a start "
+                "point such as from 0.52 0.31, a style such as style video_short_answer, or of a "
+                "standing query 2 hz, priority 3, for 30 s"
             )
-    return detail, answer_fps, seed, terms
+    return {**fields, "terms": terms}
 
 
 def _number(text: str, option: str) -> float:

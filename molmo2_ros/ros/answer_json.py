@@ -152,6 +152,7 @@ def query_json(query: Query, query_id: int) -> dict[str, Any]:
         "kind": query.kind.value,
         "words": query.words,
         "detail": query.detail.value,
+        "span": query.span.value,
     }
 
 

@@ -54,11 +54,9 @@ def frames_ahead(
         clip: of the camera.
     """
     for coming in upcoming:
-        sampling, detail = reads[coming.key].sampling, reads[coming.key].detail
-        if detail is Detail.CROPS:  # reads the newest frame alone
-            sampling = replace(sampling, max_frames=1, answer_fps=None)
-        for frame in clip.foresee(sampling, coming.num_frames, coming.period_s):
-            yield frame, detail
+        wanted = reads[coming.key]
+        for frame in clip.foresee(wanted.sampling, coming.num_frames, coming.period_s):
+            yield frame, wanted.detail
 
 
 class Answering:
@@ -222,6 +220,7 @@ class Answering:
 
     def _step(self) -> None:
         self._news.clear()
+        self._grounder.constrained = self._parameters().constrained
         batch = self._next_batch()
         question = None if batch and self._was_free else self._next_question()
         self._was_free = question is not None

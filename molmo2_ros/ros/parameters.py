@@ -83,9 +83,9 @@ class GroundingParameters:
     )
     queries: tuple[str, ...] = setting(
         ("",),
-        "Standing queries, each `[name=]kind[options]: words` with kind track, point, count or "
-        "ask; replaces those that the parameter held before and leaves those of ~/query alone. One "
-        "empty string stands for none.",
+        "Standing queries, each `[name=]kind[options]: words` with kind track, point, count, ask "
+        "or caption; replaces those that the parameter held before and leaves those of ~/query "
+        "alone. One empty string stands for none.",
         live=True,
     )
     max_queries: int = setting(
@@ -137,6 +137,12 @@ class GroundingParameters:
         unit="s",
         minimum=0.0,
         maximum=600.0,
+        live=True,
+    )
+    constrained: bool = setting(
+        False,
+        "Let the model write only what the grammar of answers allows, so that every answer that "
+        "points, counts or tracks can be read; false leaves it what it would say by itself.",
         live=True,
     )
     target_max_age_s: float = setting(

@@ -184,4 +184,4 @@ def _caption(answer: Answer) -> str:
         return f"{answer.query.words}: {answer.count}"
     if answer.none:
         return f"{answer.query.words}: none"
-    return answer.text[:_MOST_CAPTION] if answer.query.kind is QueryKind.ASK else ""
+    return answer.text[:_MOST_CAPTION] if answer.query.kind.is_in_words else ""

@@ -14,7 +14,18 @@ from molmo2_ros.runtime.strict_json import read_dataclass
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
-SKILLS = ("track", "point", "count", "seed", "crops", "images", "ask", "caption", "subtitles")
+SKILLS: Mapping[str, str] = {  # what a model may have been trained to do
+    "track": "follow things through a clip",
+    "point": "point to things",
+    "count": "count things",
+    "clip": "point and count over all frames of a clip",
+    "seed": "track from a given point",
+    "crops": "read an image in tiles",
+    "images": "read several images at once",
+    "ask": "answer questions in words",
+    "caption": "describe what it sees",
+    "subtitles": "read subtitles with a clip",
+}
 REFIT = "fit the curve again with `python -m molmo2_ros.training.calibrate`"
 REBUILD = "fetch the folder again, or make it anew with `python -m molmo2_ros.engines.export`"
 

@@ -11,7 +11,7 @@ import numpy as np
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.answers.drafts import AnswerDraft, Places, RepeatedDraft, foresee, foresee_first
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.prompt.query import Query, question_text
+from molmo2_ros.prompt.query import Detail, Query, Span, question_text
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import DraftSource
 from molmo2_ros.tracking.grey import GreyFrame
@@ -39,7 +39,7 @@ class Foresight:
     def __init__(self, tokenizer: PromptTokenizer, max_questions: int) -> None:
         self._tokenizer = tokenizer
         self._max_questions = max_questions
-        self._last: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
+        self._last: OrderedDict[tuple[str, Span, Detail, str], _Remembered] = OrderedDict()
 
     def draft(
         self, query: Query, frames: Sequence[Frame], stamps: Sequence[str]
@@ -115,5 +115,5 @@ def carried(places: Places, before: Frame, after: Frame) -> Places:
     }
 
 
-def _key(query: Query, frames: Sequence[Frame]) -> tuple[str, str]:
-    return question_text(query), frames[-1].frame_id
+def _key(query: Query, frames: Sequence[Frame]) -> tuple[str, Span, Detail, str]:
+    return question_text(query), query.span, query.detail, frames[-1].frame_id

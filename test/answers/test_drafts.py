@@ -168,6 +168,39 @@ def test_ids_are_given_anew_by_first_sight_from_left_to_right():
     )
 
 
+POINTS_OVER_CLIP = '<points coords="0.0 1 100 200;0.5 2 300 400;1.0 3 500 600">mugs</points>'
+
+
+@pytest.mark.parametrize(
+    ("times_ns", "rest"),
+    [
+        # The same clip.
+        ([0, 500_000_000, 1_000_000_000], POINTS_OVER_CLIP),
+        # Half a second later: each stays on its frame, the first is gone, none is new.
+        (
+            [500_000_000, 1_000_000_000, 1_500_000_000],
+            '<points coords="0.0 1 300 400;0.5 2 500 600">mugs</points>',
+        ),
+        # The newest frame stood between the clip's, and its point is sought on the next, once.
+        (
+            [500_000_000, 1_200_000_000, 1_700_000_000],
+            '<points coords="0.0 1 300 400;0.5 2 550 600">mugs</points>',
+        ),
+    ],
+)
+def test_points_over_a_clip_stay_on_their_frames_and_are_numbered_through(times_ns, rest):
+    query = parse_query("point[clip]: mugs")
+    before = answer_of(POINTS_OVER_CLIP, 0, 0.5, 1.0, query=query)
+    assert rest_of("", foresee(before, STAMPS, times_ns, moved)) == rest
+
+
+def test_a_first_point_over_a_clip_is_foreseen_once():
+    query = parse_query("point[clip]: mugs")
+    assert rest_of("", foresee_first(query, STAMPS)) == (
+        '<points coords="0.0 1 500 500">mugs</points>'
+    )
+
+
 def test_an_object_that_was_hidden_last_is_foreseen_hidden():
     text = '<tracks coords="0.0 1 100 200;0.5 1 110 210">red mug</tracks>'
     foreseen = foresee(answer_of(text, 0, 0.5, 1.0), STAMPS, [0, 500_000_000, 1_500_000_000], moved)

@@ -34,10 +34,10 @@ def video(tmp_path):
     return path
 
 
-def make_result(*places, answers=()):
+def make_result(*places, answers=(), question="Track the red mug"):
     """Findings as (seconds, u, v, track id)."""
     return Result(
-        query=parse_query("Track the red mug"),
+        query=parse_query(question),
         engine="molmo2-nano",
         files=("moving.avi",),
         answers=tuple(answers),
@@ -103,6 +103,15 @@ def test_a_target_moves_to_where_it_was_found_again_and_ends_when_it_was_not(vid
     assert marks(pictures[10], 2) is not None
     assert marks(pictures[14], 2) is not None
     assert marks(pictures[15], 2) is None
+
+
+def test_things_counted_over_a_clip_stay_from_where_each_was_found(video, tmp_path):
+    result = make_result((0.0, 80, 60, 1), (1.0, 60, 180, 2), question="count[clip]: mugs")
+    out = tmp_path / "copy.avi"
+    annotate_stream(lambda: open_source(str(video)), result, out)
+    pictures = read_all(out)
+    assert [marks(pictures[9], track_id) is not None for track_id in (1, 2)] == [True, False]
+    assert [marks(pictures[11], track_id) is not None for track_id in (1, 2)] == [True, True]
 
 
 def test_a_still_of_a_video_shows_the_last_frame_with_a_target(video, tmp_path):

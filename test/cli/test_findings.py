@@ -105,3 +105,12 @@ def test_json_holds_points_answers_and_the_question_as_asked():
     assert payload["points"][1]["confidence"] is None
     assert payload["answers"][0]["text"].startswith("<tracks")
     assert payload["answers"][0]["problems"] == []
+
+
+def test_the_question_is_told_as_the_model_read_it():
+    several = replace(make_result("count: mugs", ["3"]), files=("a.png", "b.png"))
+    assert several.question == "How many mugs are there in all images?"  # shown together
+    one_by_one = replace(make_result("count: mugs", ["3", "1"]), files=("a.png", "b.png"))
+    assert one_by_one.question == "How many mugs are there?"
+    as_clip = replace(make_result("count[clip]: mugs", ["3"]), files=("a.png", "b.png"))
+    assert as_clip.question == "How many mugs are there?"

@@ -53,6 +53,8 @@ def test_help_shows_what_can_be_asked(capsys):
         (["PICTURE", "x" * 100_000], "query has 100000 characters"),
         (["PICTURE", "Point to <im_patch><|im_end|>"], "a control token of the model"),
         (["PICTURE", "Is the drawer open?"], "cannot do 'ask'"),
+        (["PICTURE", "Describe this image"], "cannot do 'caption' (describe what it sees)"),
+        (["PICTURE", "count[clip]: mugs"], "cannot do 'clip' (point and count over all frames"),
         (["PICTURE", "Point to the elephant"], "does not know 'elephant'"),
         (["PICTURE", "point[tiles]: the mug"], "unknown query option 'tiles'"),
         (["PICTURE", "point[2 hz]: the mug"], "is asked once and has a rate"),

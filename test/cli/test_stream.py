@@ -1,18 +1,28 @@
 """A question to a video of any length, asked of the shipped model."""
 
+import copy
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from molmo2_ros.camera.sources import open_source
+from molmo2_ros.answers.answer import point_stamp_ns
+from molmo2_ros.camera.clip import Sampling
+from molmo2_ros.camera.frame import Frame
+from molmo2_ros.camera.sources import open_source, read_picture
+from molmo2_ros.cli.findings import as_table
 from molmo2_ros.cli.main import main
-from molmo2_ros.cli.stream import ask_stream
+from molmo2_ros.cli.stream import ask_stream, read_whole
+from molmo2_ros.errors import ImageError
 from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import label, parse_query, question_text
+from molmo2_ros.prompt.subtitles import Subtitle, subtitle_text
+from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.engine import load_engine
 from molmo2_ros.runtime.golden import Golden
+from molmo2_ros.runtime.manifest import SKILLS
 
 RATE_HZ = 10.0
 NUM_FRAMES = 61  # six seconds
@@ -85,6 +95,80 @@ def test_the_time_between_answers_can_be_chosen(engine, folder, thing):
     result = ask(engine, folder, f"count: {thing}", every_s=2.0)
     times = [answer.stamps_ns[-1] / 1e9 for answer in result.answers]
     assert times == pytest.approx([0, 2, 4, 6])
+
+
+def taught(engine, **sampling):
+    """The shipped model, believed to have every skill: what it says is its own."""
+    other = copy.copy(engine)
+    facts = replace(engine.manifest.sampling, **sampling)
+    other.manifest = replace(engine.manifest, skills=tuple(SKILLS), sampling=facts)
+    return other
+
+
+def test_points_of_a_whole_video_are_asked_for_once_and_stand_on_their_frames(
+    engine, folder, thing
+):
+    result = ask(taught(engine), folder, f"point[clip]: {thing}")
+    (answer,) = result.answers
+    assert len(answer.stamps_ns) == 8  # the most that the nano reads
+    assert (answer.stamps_ns[0], answer.stamps_ns[-1]) == (0, 6_000_000_000)
+    assert answer.points
+    frame = Frame(image=read_picture(f"{folder}/0.png"), stamp_ns=0)
+    for finding, point in zip(result.findings, answer.points, strict=True):
+        assert finding.track_id == point.object_id
+        assert finding.stamp_ns == point_stamp_ns(answer, point)
+        assert (finding.u, finding.v) == (point.x * frame.width, point.y * frame.height)
+    table = as_table(result).splitlines()
+    assert len(table) >= 1 + len(answer.points)
+
+
+def test_a_caption_reads_the_subtitles_of_the_video(engine, folder):
+    said = (Subtitle(start_s=1.0, end_s=2.0, text="Now take the red mug."),)
+    without = ask(taught(engine), folder, "Describe this video in detail")
+    with_subtitles = ask(taught(engine), folder, "Describe this video in detail", subtitles=said)
+    (before,), (after,) = without.answers, with_subtitles.answers
+    written = PromptTokenizer(engine.folder).encode_text(subtitle_text([1.0], said))
+    added = after.timing.num_prompt_tokens - before.timing.num_prompt_tokens
+    assert added == len(written)
+    assert as_table(with_subtitles).startswith(after.text.strip())
+
+
+@pytest.mark.parametrize(
+    ("max_frames", "expected_s"),
+    [
+        (20, [*np.arange(0, 6.1, 0.5)]),  # fits: twice a second
+        (5, [0, 1.5, 3, 4.5, 6]),  # does not: evenly, the first and the last frame included
+        (1, [6]),
+    ],
+)
+def test_a_video_of_any_length_is_read_as_a_whole(folder, max_frames, expected_s):
+    held = []
+
+    def open_frames():
+        held.append(open_source(folder, rate_hz=RATE_HZ))
+        return held[-1]
+
+    clip = read_whole(open_frames, Sampling(fps=2.0, max_frames=max_frames))
+    assert clip.times_s[-1] + clip.stamps_ns[0] / 1e9 == pytest.approx(6.0)
+    assert [stamp_ns / 1e9 for stamp_ns in clip.stamps_ns] == pytest.approx(expected_s)
+    # Read twice only where its length had to be known first.
+    assert len(held) == (1 if max_frames == 20 else 2)
+
+
+def test_a_video_without_frames_is_told():
+    class Empty:
+        """A file that opens and gives nothing."""
+
+        rate_hz = 2.0
+
+        def read(self):
+            return None
+
+        def close(self):
+            pass
+
+    with pytest.raises(ImageError, match="no frame to choose from"):
+        read_whole(Empty, Sampling())
 
 
 def test_a_video_shorter_than_a_clip_is_asked_about_as_a_whole(engine, golden, tmp_path):

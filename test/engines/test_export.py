@@ -40,7 +40,7 @@ def test_exported_folder_loads_and_reproduces_its_example(exported):
 def test_manifest_tells_what_the_checkpoint_says(exported, checkpoint):
     manifest = Manifest.load(exported)
     assert (manifest.format, manifest.opset, manifest.dtype) == (1, 23, "float32")
-    assert manifest.skills == SKILLS
+    assert manifest.skills == tuple(SKILLS)
     assert manifest.vision.image_size == 56
     assert manifest.vision.feature_width == manifest.text.hidden_size == 64
     assert manifest.vision.video_pooling == manifest.vision.image_pooling == (2, 2)

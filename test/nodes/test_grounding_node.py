@@ -180,6 +180,7 @@ def test_a_free_question_is_answered_once_and_stands_nowhere(node_under_test, ca
         "kind": "count",
         "words": "mugs",
         "detail": "frames",
+        "span": "newest",
     }
     node_under_test.send("grounding/ask", String(data="ask: What is the meaning of this?"))
     refused = json.loads(node_under_test.wait_for("grounding/answer", about("ask")).data)

@@ -75,12 +75,6 @@ def test_several_images_are_numbered(tokenizer):
     assert text_of(tokenizer, prefix) == f"<|im_end|>Image 1{one}Image 2{one}"
 
 
-def test_style_stands_before_the_question(tokenizer):
-    suffix = question_suffix(tokenizer, "What is it?", style="video_short_answer")
-
-    assert "user\nvideo_short_answer: What is it?<|im_end|>" in text_of(tokenizer, suffix)
-
-
 def test_subtitles_are_plain_text_after_the_last_frame(tokenizer):
     prefix = clip_prefix(
         tokenizer, [0.0], 1, [Subtitle(start_s=0.25, end_s=1.0, text="<im_patch> look")]

@@ -1,5 +1,7 @@
 """How people ask, how Molmo2 is asked, and what is refused."""
 
+import re
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from molmo2_ros.prompt.query import (
     Query,
     QueryKind,
     SeedPoint,
+    Span,
     Terms,
     asked_once,
     label,
@@ -18,7 +21,7 @@ from molmo2_ros.prompt.query import (
     question_text,
 )
 
-TRACK, POINT, COUNT, ASK = QueryKind.TRACK, QueryKind.POINT, QueryKind.COUNT, QueryKind.ASK
+TRACK, POINT, COUNT, ASK, CAPTION = QueryKind
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,16 @@ TRACK, POINT, COUNT, ASK = QueryKind.TRACK, QueryKind.POINT, QueryKind.COUNT, Qu
         ("Is the drawer open?", ASK, "Is the drawer open?", "Is the drawer open?", None),
         ("How many times does she jump?", ASK, "How many times does she jump?", None, None),
         ("Find out why it stopped.", ASK, "Find out why it stopped.", None, None),
-        ("Describe this video in detail", ASK, "Describe this video in detail", None, None),
+        ("Describe the red mug", ASK, "Describe the red mug", "Describe the red mug", None),
+        ("Describe this video in detail", CAPTION, "Describe this video in detail", None, None),
+        ("describe the image.", CAPTION, "describe the image.", "describe the image.", None),
+        ("Describe this", CAPTION, "Describe this", "Describe this", "Describe this"),
+        ("Describe this video from 3.0 to 9.5 seconds.", CAPTION, None, None, None),
+        ("Write a very short description of this image.", CAPTION, None, None, None),
+        ("Generate a caption", CAPTION, "Generate a caption", "Generate a caption", None),
+        ("caption: Short", CAPTION, "Short", "Brief Caption:", "Short"),
+        ("caption: long", CAPTION, "long", "Write a long caption", "long"),
+        ("caption: What can be seen?", CAPTION, "What can be seen?", "What can be seen?", None),
         ("Choose:\nA. red\nB. blue", ASK, "Choose:\nA. red\nB. blue", None, None),
         ("Wo ist die Tasse?", ASK, "Wo ist die Tasse?", None, None),
     ],
@@ -67,7 +79,7 @@ TRACK, POINT, COUNT, ASK = QueryKind.TRACK, QueryKind.POINT, QueryKind.COUNT, Qu
 def test_query_is_read_and_asked_in_a_trained_form(text, kind, words, asked, labelled):
     query = parse_query(text)
 
-    assert (query.kind, query.words) == (kind, words)
+    assert (query.kind, query.words) == (kind, words or text)
     if asked is not None:
         assert question_text(query) == asked
     if labelled is not None:
@@ -115,6 +127,44 @@ def test_detail_is_an_option():
     assert parse_query("point: the red mug").detail is Detail.FRAMES
 
 
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("point: mugs", Span.NEWEST),
+        ("point[clip]: mugs", Span.CLIP),
+        ("count: mugs", Span.NEWEST),
+        ("count[clip, 2 hz]: mugs", Span.CLIP),
+        ("count[CLIP]: mugs", Span.CLIP),
+        ("point[crops]: mugs", Span.NEWEST),
+        ("ask[crops]: Is it open?", Span.NEWEST),
+        ("ask: Is it open?", Span.CLIP),
+        ("caption: short", Span.CLIP),
+        ("track: mugs", Span.CLIP),
+    ],
+)
+def test_points_are_of_the_newest_frame_unless_the_clip_is_asked_for(text, span):
+    query = parse_query(text)
+
+    assert query.span is span
+    plain = re.sub(r"\[.*\]", "", text)
+    assert question_text(query) == question_text(parse_query(plain))
+
+
+def test_things_are_counted_in_several_images_as_in_training():
+    query = parse_query("count: red mugs")
+
+    assert question_text(query, num_images=3) == "How many red mugs are there in all images?"
+    assert question_text(query, num_images=1) == "How many red mugs are there?"
+
+
+def test_a_style_stands_before_questions_in_words():
+    query = parse_query("ask[style video_short_answer, 2 hz]: What is it?")
+    assert (query.style, query.terms.rate_hz) == ("video_short_answer", 2.0)
+    assert question_text(query) == "video_short_answer: What is it?"
+    motion = parse_query("caption[style video_motion_caption]: Describe the motion.")
+    assert question_text(motion) == "video_motion_caption: Describe the motion."
+
+
 def test_start_point_is_asked_in_the_single_point_form():
     query = parse_query("track[from 0.5 0.0305 at 0.5]: the red mug")
 
@@ -139,7 +189,7 @@ def test_start_point_is_asked_in_the_single_point_form():
         ("", Terms()),
     ],
 )
-@pytest.mark.parametrize("kind", ["track", "point", "count", "ask"])
+@pytest.mark.parametrize("kind", ["track", "point", "count", "ask", "caption"])
 def test_terms_of_a_standing_query_are_options_that_the_model_never_reads(kind, options, terms):
     query = parse_query(f"mug={kind}[{options}]: the red mug")
 
@@ -190,6 +240,13 @@ def test_a_question_that_is_asked_once_has_no_terms():
         ("track[from a b]: the mug", "holds 'a', expected a number"),
         ("point[1 fps]: the mug", "a point query has no rate"),
         ("count[from 0.5 0.5]: mugs", "a count query has no start point"),
+        ("track[clip]: the mug", "a track query reads the whole clip already"),
+        ("caption[clip]: short", "a caption query reads the whole clip already"),
+        ("point[clip, crops]: mugs", "`crops` reads the newest alone; leave one out"),
+        ("point[style pointing]: mugs", "a point query has its own trained form, met the style"),
+        ("ask[style Short]: What is it?", "style is 'Short', expected the name of a trained one"),
+        ("ask[style a b]: What is it?", "unknown query option 'style a b'"),
+        ("caption:", "query is empty"),
         (
             "point[0 hz]: mugs",
             "rate of a standing query is 0.0 hz, expected above 0 and at most 60",

@@ -11,7 +11,7 @@ from molmo2_ros.scheduler import Demand, Outcome, Scheduler
 
 PIXEL = np.zeros((1, 1, 3), np.uint8)
 NEWEST = Reads(Sampling(fps=2.0, max_frames=1, max_clip_s=3.4), Detail.FRAMES)
-CROPS = Reads(Sampling(fps=2.0, max_frames=8, max_clip_s=3.4), Detail.CROPS)
+CROPS = Reads(Sampling(fps=2.0, max_frames=1, max_clip_s=3.4), Detail.CROPS)
 CLIP = Reads(Sampling(fps=2.0, max_frames=8, max_clip_s=3.4, answer_fps=2.0), Detail.FRAMES)
 DENSE = Reads(Sampling(fps=8.0, max_frames=64, max_clip_s=4.0, answer_fps=2.0), Detail.FRAMES)
 
@@ -61,8 +61,7 @@ class Worker:
     def _answer(self, keys, answer_s):
         reads = self.reads[keys[0]]
         clip = self.clip.sample(reads.sampling)
-        wanted = clip.frames[-1:] if reads.detail is Detail.CROPS else clip.frames
-        lacking = {(frame, reads.detail) for frame in wanted} - self.encoded
+        lacking = {(frame, reads.detail) for frame in clip} - self.encoded
         self.encoded |= lacking
         self.num_lacking.append(len(lacking))
         self.scheduler.asked(keys, clip.stamps_ns[-1], self.now_s)

@@ -74,6 +74,14 @@ def test_questions_and_cameras_are_kept_apart(foresight):
     assert drafted(foresight, frame(0), query=parse_query("track: the lemon")).startswith(blank)
 
 
+def test_points_of_the_newest_frame_and_of_the_clip_are_kept_apart(foresight):
+    newest, clip = (parse_query(f"mug={kind}: the mug") for kind in ("point", "point[clip]"))
+    text = '<points coords="0.0 1 300 400">mug</points>'
+    learn(foresight, frame(0), text=text, query=newest)
+    assert drafted(foresight, frame(0), query=newest) == text
+    assert drafted(foresight, frame(0), query=clip) != text
+
+
 def test_the_question_asked_longest_ago_is_forgotten(foresight):
     first = frame(0)
     learn(foresight, first)
