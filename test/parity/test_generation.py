@@ -13,9 +13,11 @@ import pytest
 import torch
 from transformers import Molmo2Config, Molmo2ForConditionalGeneration, Molmo2Processor
 
+from molmo2_ros.camera.clip import Clip
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.engines.checkpoint import load_checkpoint
 from molmo2_ros.engines.export import export_checkpoint
+from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.layout import (
     Prompt,
     clip_prefix,
@@ -24,6 +26,8 @@ from molmo2_ros.prompt.layout import (
     prefix_bias,
     question_suffix,
 )
+from molmo2_ros.prompt.query import parse_query
+from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import generate, prefill
 from molmo2_ros.runtime.engine import NANO, load_engine
@@ -202,9 +206,9 @@ def our_images(pair, images):
     return Ours(features, prefix, pair.engine), question_suffix(pair.tokenizer, QUESTION)
 
 
-def their_clip(pair, frames, question=QUESTION):
+def their_clip(pair, frames, question=QUESTION, pasted=""):
     return pair.processor(
-        text="<|video|>" + TURN.format(question),
+        text="<|video|>" + pasted + TURN.format(question),
         videos=[np.stack(frames)],
         video_metadata=[
             {
@@ -218,10 +222,10 @@ def their_clip(pair, frames, question=QUESTION):
     )
 
 
-def their_images(pair, images):
+def their_images(pair, images, question=QUESTION):
     labels = [f"Image {i + 1}" for i in range(len(images))] if len(images) > 1 else [""]
     return pair.processor(
-        text="".join(label + "<|image|>" for label in labels) + TURN.format(QUESTION),
+        text="".join(label + "<|image|>" for label in labels) + TURN.format(question),
         images=[image.copy() for image in images],  # ours are read-only by now
         return_tensors="pt",
     )
@@ -371,3 +375,93 @@ def test_questions_of_different_lengths_in_one_batch_equal_each_alone(model, req
     together = ours.tokens(*(question_suffix(pair.tokenizer, text) for text in questions))
     alone = [their_tokens(pair, their_clip(pair, frames, text)) for text in questions]
     assert together == alone
+
+
+class Overheard:
+    """An engine, and the token ids that it was given to read."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.ids = []
+
+    def forward(self, ids_BS, *arguments, **named):
+        self.ids += ids_BS[0].tolist()
+        return self._engine.forward(ids_BS, *arguments, **named)
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+
+def assert_answered_as_by_generate(pair, ask, theirs):
+    """Ask through the front door: the prompt and the answer are theirs, token for token.
+
+    `ask` gets a Grounder.
+    """
+    heard = Overheard(pair.engine)
+    answer = ask(Grounder(heard, drafted=False))
+    prompt = theirs["input_ids"][0].tolist()
+    written = their_tokens(pair, theirs)
+    assert heard.ids[: len(prompt)] == prompt
+    assert answer.timing.num_prompt_tokens == len(prompt)
+    assert answer.text == pair.tokenizer.decode(written)
+    assert answer.timing.num_answer_tokens == len(written)
+    drafting = Grounder(pair.engine)
+    assert [ask(drafting).text for _ in range(2)] == [answer.text] * 2
+
+
+SAID = [
+    Subtitle(start_s=0.2, end_s=0.9, text="Take the cup."),
+    Subtitle(start_s=60, end_s=61, text="Nobody hears this."),
+]
+PASTED = "subtitle\n0.2 - 0.9 Take the cup.\n"
+
+
+@pytest.mark.parametrize(
+    ("question", "num_frames", "asked", "said"),
+    [
+        # what people write, frames that it reads, what Molmo2 is asked, subtitles
+        ("Is the drawer open?", 3, "Is the drawer open?", ()),
+        ("ask[style video_short_answer]: Is it open?", 3, "video_short_answer: Is it open?", ()),
+        ("What did she say?", 3, "What did she say?", SAID),
+        ("Describe this video in detail", 3, "Describe this video in detail", ()),
+        ("caption: long", 3, "Write a long caption", SAID),
+        ("caption: short", 3, "Brief Caption:", ()),
+        ("point[clip]: the red mug", 3, "Point to the red mug.", ()),
+        ("count[clip]: red mugs", 3, "How many red mugs are there?", ()),
+        ("point: the red mug", 1, "Point to the red mug.", ()),
+        ("track[1 fps]: the red mug", 3, "Track the red mug at 1 FPS", ()),
+    ],
+)
+def test_what_is_asked_of_a_clip_is_answered_as_by_generate(
+    grouped, question, num_frames, asked, said
+):
+    pictures = [picture(120, 160, seed) for seed in range(3)]
+    stamped = zip(pictures, TIMES_MS, strict=False)
+    clip = Clip(tuple(Frame(image=image, stamp_ns=1_000_000 * ms) for image, ms in stamped))
+
+    def ask(grounder):
+        query = parse_query(question)
+        return grounder.answer(clip, query, subtitles=said, max_new_tokens=NUM_TOKENS)
+
+    theirs = their_clip(grouped, pictures[-num_frames:], asked, PASTED if said else "")
+    assert_answered_as_by_generate(grouped, ask, theirs)
+
+
+@pytest.mark.parametrize(
+    ("question", "num_images", "asked"),
+    [
+        ("Compare these images.", 2, "Compare these images."),
+        ("caption: short", 2, "Brief Caption:"),
+        ("Point to the boats", 2, "Point to the boats."),
+        ("count: boats", 2, "How many boats are there in all images?"),
+        ("count: boats", 1, "How many boats are there?"),
+    ],
+)
+def test_what_is_asked_of_images_is_answered_as_by_generate(olmo, question, num_images, asked):
+    pictures = [picture(100, 140, 1), picture(130, 60, 2)][:num_images]
+    frames = [Frame(image=image, stamp_ns=index) for index, image in enumerate(pictures)]
+
+    def ask(grounder):
+        return grounder.answer_images(frames, parse_query(question), max_new_tokens=NUM_TOKENS)
+
+    assert_answered_as_by_generate(olmo, ask, their_images(olmo, pictures, asked))
