@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from molmo2_ros.ros.camera_node import CameraNode
 from molmo2_ros.ros.clouds import rows_of
 from molmo2_ros.ros.grounding_node import GroundingNode
 from molmo2_ros.runtime.engine import load_engine
+from molmo2_ros.runtime.manifest import SKILLS
 
 ROOT = Path(__file__).parents[2]
 QUERIES = ["point: the red mug", "count: mugs", "track: the lemon"]
@@ -260,6 +262,81 @@ def test_a_query_that_this_model_cannot_be_asked_stands_refused_with_the_reason(
     asked, counted = json.loads(told.data)["queries"]
     assert "cannot do 'ask'" in asked["refused"]
     assert counted["refused"] is None
+
+
+def test_what_the_nano_was_not_taught_is_refused_through_every_door(node_under_test, camera):
+    node_under_test.listen("grounding/queries", String, qos.state_qos())
+    node_under_test.listen("grounding/answer", String, qos.result_qos())
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.start(
+        GroundingNode, queries=["all=count[clip]: mugs"], diagnostics_period_s=0.1
+    )
+    node_under_test.play(camera, rate_hz=5.0)
+
+    reason = "cannot do 'clip' (point and count over all frames of a clip)"
+    answer = json.loads(node_under_test.wait_for("grounding/answer", about("count")).data)
+    assert answer["refused"]
+    assert answer["query"]["span"] == "clip"
+    assert reason in answer["problems"][0]
+    assert "it can: track, point, count, seed" in answer["problems"][0]
+    told = node_under_test.wait_for(
+        "grounding/queries", lambda m: json.loads(m.data)["queries"][0]["refused"]
+    )
+    assert reason in json.loads(told.data)["queries"][0]["refused"]
+
+    node_under_test.send("grounding/ask", String(data="Describe this video in detail"))
+    caption = json.loads(node_under_test.wait_for("grounding/answer", about("caption")).data)
+    assert caption["refused"]
+    assert "cannot do 'caption' (describe what it sees)" in caption["problems"][0]
+    refused = node_under_test.set_parameter("grounding", "queries", ["point[clip]: mugs"])
+    assert reason in refused.reason
+    node_under_test.send("grounding/query", String(data="point[clip]: mugs"))
+    node_under_test.wait_for("/diagnostics", lambda m: reason in status_of(m, "queries").message)
+
+
+def test_a_model_with_the_skills_is_asked_about_clips_and_for_captions(node_under_test, camera):
+    def load(folder, **options):
+        """The shipped model, believed to have every skill: what it says is its own."""
+        engine = load_engine(folder, **options)
+        engine.manifest = replace(engine.manifest, skills=tuple(SKILLS))
+        return engine
+
+    node_under_test.listen("grounding/answer", String, qos.result_qos())
+    node_under_test.start(
+        GroundingNode,
+        load=load,
+        queries=["all=point[clip]: the red mug", "now=point: the red mug"],
+        constrained=True,
+    )
+    node_under_test.play(camera, rate_hz=5.0)
+
+    def spans_s(name, least):
+        """Whether an answer to a query is whole and about so many seconds."""
+
+        def look(message):
+            told = json.loads(message.data)
+            stamps_s = [s["sec"] + s["nanosec"] / 1e9 for s in told["clip_stamps"]]
+            is_it = is_final(message) and told["query"]["name"] == name
+            return is_it and stamps_s[-1] - stamps_s[0] >= least
+
+        return look
+
+    over_clip = json.loads(node_under_test.wait_for("grounding/answer", spans_s("all", 2.0)).data)
+    assert over_clip["query"]["span"] == "clip"
+    assert not over_clip["refused"]
+    now = json.loads(node_under_test.wait_for("grounding/answer", spans_s("now", 0.0)).data)
+    assert now["query"]["span"] == "newest"
+    assert len(now["clip_stamps"]) == 1
+    # Constrained: the nano was never taught to point over a clip, and still all can be read.
+    answers = [json.loads(m.data) for m in node_under_test.received["grounding/answer"]]
+    for answer in answers:
+        assert answer["partial"] or answer["none"] or answer["points"] or answer["degenerate"]
+
+    node_under_test.send("grounding/ask", String(data="caption: short"))
+    caption = json.loads(node_under_test.wait_for("grounding/answer", about("caption")).data)
+    assert not caption["refused"]
+    assert caption["text"]
+    assert node_under_test.set_parameter("grounding", "constrained", False).successful
 
 
 def test_live_parameters_act_at_once(node_under_test):

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,41 @@ def test_an_answer_half_a_second_old_is_carried_to_now(make_stream, pan):
     # And on with the camera.
     later = tracker.update(stream.frame(17))
     assert np.linalg.norm(pixel(later[0]) - stream.moved(said[0], 0, 17 / 30)[0]) < 1.0
+
+
+def test_points_over_a_clip_are_carried_to_now_from_frames_of_their_own(make_stream, pan):
+    stream = make_stream(pan(vx=120))
+    tracker = Tracker()
+    frames = [stream.frame(index) for index in range(31)]  # a second
+    for frame in frames:
+        tracker.update(frame)
+    places = {0.0: (200.0, 300.0), 0.5: (340.0, 260.0), 1.0: (500.0, 200.0)}
+    answer = Answer(
+        query=Query(name="mugs", kind=QueryKind.COUNT, words="mugs", over_clip=True),
+        text="",
+        stamps_ns=tuple(frame.stamp_ns for frame in frames[::15]),
+        points=tuple(
+            AnsweredPoint(object_id=number, time_s=time_s, x=u / WIDTH, y=v / HEIGHT)
+            for number, (time_s, (u, v)) in enumerate(places.items(), 1)
+        ),
+    )
+    rows = tracker.measure(answer, query_id=1)
+    assert [row.stamp_ns / SECOND for row in rows] == list(places)
+    assert ids(rows) == [1, 2, 3]
+    targets = tracker.targets()
+    assert [target.age_s for target in targets] == pytest.approx([1.0, 0.5, 0.0])
+    assert [target.measured for target in targets] == [False, False, True]
+    for target, (time_s, said) in zip(targets, places.items(), strict=True):
+        assert np.linalg.norm(pixel(target) - stream.moved(said, time_s, 1.0)[0]) < 1.0
+    # The next answer points to them on other frames, and in another order.
+    again = replace(
+        answer,
+        points=tuple(
+            replace(point, object_id=4 - point.object_id, time_s=1.0, x=target.u / WIDTH)
+            for point, target in zip(answer.points, targets, strict=True)
+        ),
+    )
+    assert ids(tracker.measure(again, query_id=1)) == [1, 2, 3]
 
 
 def test_a_target_answered_on_the_newest_frame_is_measured(still):
