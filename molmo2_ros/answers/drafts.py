@@ -159,6 +159,7 @@ class AnswerDraft:
         self._tokenizer = tokenizer
         self._foreseen = foreseen
         self._points = {stamp: dict(points) for stamp, points in foreseen.points.items()}
+        self._current_id = 0  # of the point that is being written, or comes next; 0 in a track
 
     def draft(self, written: Sequence[int]) -> Draft:
         """See DraftSource.draft."""
@@ -208,7 +209,11 @@ class AnswerDraft:
             body = begun + self._frames_after("")[1:]
             return (body + self._closed(body))[len(text) :]
         if coords.end() == len(text):
-            rest = self._rest_of_coords(coords.group(1))
+            groups = [group.split(" ") for group in coords.group(1).split(";")]
+            if "<points" in text:
+                self._number_through(groups)
+            self._take_over(groups)
+            rest = self._rest_of_coords(groups)
             return "" if rest is None else rest + self._closed(text + rest)
         closing = self._closed(text)
         said = text[coords.end(1) :]
@@ -219,10 +224,8 @@ class AnswerDraft:
         num_points = sum(1 for number in _numbers(text) if number.axis == 1)
         return _TOTAL.sub(str(num_points), self._foreseen.closing)
 
-    def _rest_of_coords(self, coords: str) -> str | None:
+    def _rest_of_coords(self, groups: Sequence[Sequence[str]]) -> str | None:
         """What follows inside the quotes; None where no stamp fits what is written."""
-        groups = [group.split(" ") for group in coords.split(";")]
-        self._take_over(groups)
         fields = groups[-1]
         if len(fields) == 1:
             before = groups[-2][0] if len(groups) > 1 else ""
@@ -247,6 +250,24 @@ class AnswerDraft:
         later = {i: place for i, place in places.items() if i > object_id}
         return rest + _written(later) + self._frames_after(stamp)
 
+    def _number_through(self, groups: Sequence[Sequence[str]]) -> None:
+        """Give foreseen points the ids that they will have behind those that are written.
+
+        Ids of points run through all frames: one more or less on a frame moves all later ones, and
+        what was foreseen on a frame that is passed will not come any more.
+        """
+        begun = {words[0]: -(-(len(words) - 1) // 3) for words in groups}
+        stamps = self._foreseen.stamps
+        num_passed = max((stamps.index(stamp) for stamp in begun if stamp in stamps), default=0)
+        self._current_id = sum(begun.values()) + (len(groups[-1]) == 1)
+        number = 0
+        for index, stamp in enumerate(stamps):
+            places = [place for _, place in sorted(self._points.get(stamp, {}).items())]
+            if index < num_passed:
+                places = places[: begun.get(stamp, 0)]
+            self._points[stamp] = dict(enumerate(places, number + 1))
+            number += max(len(places), begun.get(stamp, 0))
+
     def _take_over(self, groups: Sequence[Sequence[str]]) -> None:
         """Points that are written are no longer foreseen but known."""
         for words in [*groups[:-1], groups[-1][:-1]]:  # the last word may still grow
@@ -267,12 +288,15 @@ class AnswerDraft:
         unfinished = fields[-1]
         last = int(fields[-4]) if len(fields) >= 5 and _is_number(fields[-4]) else 0
         fitting = [i for i in places if i > last and str(i).startswith(unfinished)]
-        return min(fitting, default=int(unfinished) if _is_number(unfinished) else last + 1)
+        following = self._current_id or last + 1
+        return min(fitting, default=int(unfinished) if _is_number(unfinished) else following)
 
     def _places(self, stamp: str) -> Mapping[int, tuple[int, int]]:
-        """Foreseen for a frame; where nothing is, what the nearest earlier frame shows."""
+        """Foreseen for a frame; where nothing is, a new point or what an earlier frame shows."""
         if self._points.get(stamp):
             return self._points[stamp]
+        if self._current_id:
+            return {self._current_id: (_MIDDLE, _MIDDLE)}
         stamps = self._foreseen.stamps
         earlier = stamps[: stamps.index(stamp)] if stamp in stamps else stamps
         shown = (self._points[s] for s in reversed(earlier) if self._points.get(s))

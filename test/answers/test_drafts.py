@@ -194,6 +194,42 @@ def test_points_over_a_clip_stay_on_their_frames_and_are_numbered_through(times_
     assert rest_of("", foresee(before, STAMPS, times_ns, moved)) == rest
 
 
+@pytest.mark.parametrize("length", range(len(POINTS_OVER_CLIP) + 1))
+def test_points_that_agree_so_far_go_on_as_foreseen(length):
+    before = answer_of(POINTS_OVER_CLIP, 0, 0.5, 1.0, query=parse_query("point[clip]: mugs"))
+    foreseen = foresee(before, STAMPS, [0, 500_000_000, 1_000_000_000], stay)
+    assert rest_of(POINTS_OVER_CLIP[:length], foreseen) == POINTS_OVER_CLIP[length:]
+
+
+@pytest.mark.parametrize(
+    ("written", "rest"),
+    [
+        # One more on the first frame: all later ones get the next number.
+        ("0.0 1 100 200 2 150", ' 200;0.5 3 300 400;1.0 4 500 600">mugs</points>'),
+        ("0.0 1 100 200 ", '2 100 200;0.5 3 300 400;1.0 4 500 600">mugs</points>'),
+        # None there: what was foreseen there does not come any more.
+        ("0.5 ", '1 300 400;1.0 2 500 600">mugs</points>'),
+        ("0.5 1 320", ' 400;1.0 2 500 600">mugs</points>'),
+        ("1.0 1", ' 500 600">mugs</points>'),
+        # And one more behind them.
+        ("0.5 1 320 400 2 330 410;1.0 ", '3 500 600">mugs</points>'),
+        ("0.0 1 100 200;1.0 2 500 600 3", ' 500 600">mugs</points>'),
+    ],
+)
+def test_one_point_more_or_less_moves_the_numbers_of_those_behind_it(written, rest):
+    before = answer_of(POINTS_OVER_CLIP, 0, 0.5, 1.0, query=parse_query("point[clip]: mugs"))
+    foreseen = foresee(before, STAMPS, [0, 500_000_000, 1_000_000_000], stay)
+    assert rest_of(f'<points coords="{written}', foreseen) == rest
+
+
+def test_a_point_on_a_frame_without_any_is_foreseen_with_the_next_number():
+    query = parse_query("point[clip]: mugs")
+    before = answer_of('<points coords="0.0 1 100 200">mugs</points>', 0, 0.5, query=query)
+    foreseen = foresee(before, ("0.0", "0.5"), [0, 500_000_000], stay)
+    assert rest_of('<points coords="0.0 1 100 200;0.5', foreseen) == ' 2 500 500">mugs</points>'
+    assert rest_of('<points coords="0.0 1 100 200;0.5 2 3', foreseen) == '90 500">mugs</points>'
+
+
 def test_a_first_point_over_a_clip_is_foreseen_once():
     query = parse_query("point[clip]: mugs")
     assert rest_of("", foresee_first(query, STAMPS)) == (
@@ -307,9 +343,11 @@ points = st.dictionaries(
             st.one_of(st.text(alphabet="0123456789.\u00b2-", max_size=6), st.sampled_from(STAMPS)),
             max_size=8,
         ).map(lambda words: FORESEEN.opening + "0.0 1 " + " ".join(words)),
-        st.tuples(st.integers(0, 90), st.text(alphabet='0123456789 ;."', max_size=6)).map(
-            lambda cut: WHOLE[: cut[0]] + cut[1]
-        ),
+        st.tuples(
+            st.sampled_from([WHOLE, POINTS_OVER_CLIP]),
+            st.integers(0, 90),
+            st.text(alphabet='0123456789 ;."', max_size=6),
+        ).map(lambda cut: cut[0][: cut[1]] + cut[2]),
     ),
     data=st.data(),
 )

@@ -38,6 +38,7 @@ def test_help_shows_what_can_be_asked(capsys):
         "--out",
         "--engine",
         "--every",
+        "--constrained",
         '"How many mugs are there?"',
     ):
         assert word in out
