@@ -168,7 +168,7 @@ def test_a_picture_that_is_broken_is_reported_and_the_folder_begins_again(
     node_under_test.listen("image", Image, qos.image_qos("reliable"))
     node_under_test.start(CameraNode, source=str(tmp_path), rate_hz=20.0, diagnostics_period_s=0.1)
 
-    words = "2.png (7 bytes) is not a picture that OpenCV reads; convert it to PNG or JPEG"
+    words = "2.png (7 bytes) is not a picture that OpenCV reads, or was cut; fetch it again"
     node_under_test.wait_for("/diagnostics", lambda m: words in m.status[0].message)
     node_under_test.wait_for("image", after=1)
     assert {index_of(message) for message in node_under_test.received["image"]} == {1}
