@@ -2,8 +2,8 @@
 
 The messages' fields come in plain, so that this file needs no ROS.
 Source: sensor_msgs/Image, sensor_msgs/CompressedImage, sensor_msgs image_encodings.hpp, and the
-conversions of cv_bridge's toCvCopy(message, "rgb8"). Beyond cv_bridge: the newer names uyvy and
-yuyv, nv12 and nv21, and 16-bit images of the other byte order.
+conversions of cv_bridge's toCvCopy(message, "rgb8"), byte for byte (test/camera/test_cv_bridge.py).
+Beyond cv_bridge: the newer names uyvy and yuyv, nv12 and nv21.
 """
 
 from __future__ import annotations
