@@ -1,4 +1,4 @@
-"""`molmo2 ask` as a process: a video of the table in; table, JSON, a copy and a progress bar out."""
+"""`molmo2 ask` as a process: a video of the table in; table, JSON, a copy and a bar out."""
 
 import fcntl
 import json
