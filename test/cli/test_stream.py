@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -22,7 +24,7 @@ from molmo2_ros.prompt.subtitles import Subtitle, subtitle_text
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.engine import load_engine
 from molmo2_ros.runtime.golden import Golden
-from molmo2_ros.runtime.manifest import SKILLS
+from molmo2_ros.runtime.manifest import FILE_NAME, SKILLS
 
 RATE_HZ = 10.0
 NUM_FRAMES = 61  # six seconds
@@ -131,6 +133,24 @@ def test_a_caption_reads_the_subtitles_of_the_video(engine, folder):
     added = after.timing.num_prompt_tokens - before.timing.num_prompt_tokens
     assert added == len(written)
     assert as_table(with_subtitles).startswith(after.text.strip())
+
+
+def test_the_command_captions_a_video_with_its_subtitles(capsys, engine, folder, tmp_path):
+    taught_folder, said = tmp_path / "engine", tmp_path / "said.srt"
+    shutil.copytree(engine.folder, taught_folder, copy_function=os.symlink)
+    (taught_folder / FILE_NAME).unlink()  # a link to the shipped one
+    taught(engine).manifest.write(taught_folder)
+    said.write_text("1\n00:00:01,000 --> 00:00:02,000\nNow take the red mug.\n")
+    question = "Describe this video in detail"
+    arguments = ["ask", folder, question, "--json", "--threads", "1", "--rate", f"{RATE_HZ:g}"]
+    options = ["--engine", str(taught_folder), "--subtitles", str(said)]
+    assert main([*arguments, *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["query"] == {"kind": "caption", "words": question, "question": question}
+    lines = (Subtitle(start_s=1.0, end_s=2.0, text="Now take the red mug."),)
+    (answer,) = ask(taught(engine), folder, question, subtitles=lines).answers
+    assert [given["text"] for given in told["answers"]] == [answer.text]
+    assert told["answers"][0]["num_frames"] == len(answer.stamps_ns)
 
 
 @pytest.mark.parametrize(
