@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Molmo2VideoProcessor
 from transformers.video_utils import VideoMetadata
@@ -42,6 +42,7 @@ def test_two_frames_a_second_are_theirs_and_the_last(processor, frames_a_half, h
     assert ours(num_frames, fps) == [*grid, num_frames - 1]
 
 
+@settings(max_examples=40)
 @given(fps=st.integers(4, 60), seconds=st.floats(193, 1200))
 def test_above_384_frames_they_lie_evenly_from_the_first_to_the_last(processor, fps, seconds):
     num_frames = int(seconds * fps)
@@ -72,6 +73,7 @@ def test_any_video_is_read_by_the_released_rule(fps, seconds):
     assert np.abs(times_s[:-1] - grid_s[:-1]).max(initial=0) <= half_a_frame_s
 
 
+@settings(max_examples=40)
 @given(fps=st.integers(16, 60), seconds=st.floats(2, 190), answer_fps=st.sampled_from([1.0, 2.0]))
 def test_tracks_are_read_as_densely_as_fits(fps, seconds, answer_fps):
     sampling = Sampling(fps=10.0, max_frames=384, answer_fps=answer_fps)
