@@ -120,7 +120,7 @@ def build(folder):
         # One unit that includes many files: the compiler reads their common headers once.
         unit = place / f"all{suffix}"
         unit.write_text("".join(f'#include "{file}"\n' for file in sorted(files)))
-        # The descriptions share names of statics: a unit each.
+        # The descriptions define the same static names: a unit each.
         units = [unit.name, *place.rglob("*__description.c")]
         compiler = "gcc" if suffix == ".c" else "g++"
         run(compiler, "-c", "-fPIC", "-w", *(f"-I{each}" for each in headers), *units, cwd=place)
