@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -348,6 +349,8 @@ class GroundingNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of the executable `grounding_node`."""
+    # Small pictures: OpenCV's threads would wait for cores that the engine has, and burn the rest.
+    cv2.setNumThreads(1)
     return run_node(GroundingNode, args, shares_memory=False)
 
 

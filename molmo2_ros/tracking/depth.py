@@ -122,11 +122,18 @@ def surface_depth(
 def _nearest_surface(depths_m: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Median and standard deviation of the first group of sorted depths that is large enough."""
     steps = np.diff(depths_m) > np.maximum(MIN_GAP_M, GAP_SHARE * depths_m[:-1])
-    surfaces = np.split(depths_m, np.flatnonzero(steps) + 1)
+    ends = [0, *(np.flatnonzero(steps) + 1), depths_m.size]
+    surfaces = [depths_m[first:last] for first, last in zip(ends, ends[1:], strict=False)]
     enough = MIN_SURFACE * depths_m.size
     surface = next((s for s in surfaces if s.size >= enough), max(surfaces, key=len))
-    middle = float(np.median(surface))
-    return middle, max(MIN_STD_M, 1.4826 * float(np.median(np.abs(surface - middle))))
+    middle = _median(surface)
+    return middle, max(MIN_STD_M, 1.4826 * _median(np.sort(np.abs(surface - middle))))
+
+
+def _median(sorted_values: npt.NDArray[np.float64]) -> float:
+    """As np.median, which takes longer than all the rest on so few values."""
+    num = sorted_values.size
+    return float(sorted_values[(num - 1) // 2] + sorted_values[num // 2]) / 2
 
 
 def pixel_ray(
