@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from benchmarks.nodes import cpu_seconds, spin  # noqa: E402  isort: skip  (sets the ROS domain)
+from benchmarks.bench_nodes import cpu_seconds, spin  # noqa: E402  isort: skip  (sets the ROS domain)
 
 import rclpy  # noqa: E402
 from rclpy.node import Node  # noqa: E402
