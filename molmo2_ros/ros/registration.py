@@ -19,8 +19,8 @@ def check_registered(
 ) -> None:
     """Refuse depth of another view: points would be lifted beside their objects.
 
-    With both camera_info, their focal lengths and centres are compared after scaling; without, the
-    two images must have the same shape.
+    With both camera_info, their focal lengths and centres are compared after scaling; without, or
+    where the colour's is of another size, the two images must have the same shape.
 
     Args:
         depth: the depth image, in the colour image's frame_id.
@@ -34,6 +34,8 @@ def check_registered(
     width, height = size
     scale = (depth.width / width, depth.height / height)
     met = images.camera_model(depth_info) if depth_info is not None else None
+    if info is not None and (info.width, info.height) != size:
+        info = None
     colour = images.camera_model(info) if info is not None else None
     if met is None or colour is None:
         if abs(scale[0] - scale[1]) > _SAME * scale[1]:

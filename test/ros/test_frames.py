@@ -94,8 +94,8 @@ def spoilt(message, **changes):
 MISFITS = [
     (None, None, depth_message(), "no_camera_info", "no camera_info has come; remap"),
     (
-        optics(width=16),
-        None,
+        optics(width=16, k=k_of(20.0, 8.0, 3.0)),
+        optics(),
         depth_message(),
         "camera_info_other_size",
         "camera_info is for 16x6, the image has 8x6: no points in metres",
