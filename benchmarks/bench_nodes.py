@@ -103,10 +103,10 @@ def _ages(folder: Path, source: str, seconds: float) -> dict[str, list[float]]:
         DemoProcess("grounding_node", ros_arguments(queries=list(TABLE_QUERIES)), folder),
     ]
     try:
-        _spin(node, 0.0, lambda: len(ages_ms["tracks"]) > 3)
+        spin(node, 0.0, lambda: len(ages_ms["tracks"]) > 3)
         for ages in ages_ms.values():
             ages.clear()
-        _spin(node, seconds, lambda: True)
+        spin(node, seconds, lambda: True)
     finally:
         for process in processes:
             process.end()
@@ -152,11 +152,11 @@ def frame_to_answer(
         )
         camera = DemoProcess("camera_node", ros_arguments(source=str(film), rate_hz=30.0), folder)
         try:
-            _spin(node, 3.0, lambda: len(ages_ms) > 3)
+            spin(node, 3.0, lambda: len(ages_ms) > 3)
             ages_ms.clear()
-            cpu_s = _cpu_seconds(grounding.pid)
-            _spin(node, seconds, lambda: True)
-            cpu_share = (_cpu_seconds(grounding.pid) - cpu_s) / seconds
+            cpu_s = cpu_seconds(grounding.pid)
+            spin(node, seconds, lambda: True)
+            cpu_share = (cpu_seconds(grounding.pid) - cpu_s) / seconds
             resident_mb = _resident_mb(grounding.pid)
         finally:
             camera.end()
@@ -178,7 +178,8 @@ def _film_of_the_table(
     return path
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """Seconds of CPU that a process has used, all its threads together."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system time
 
@@ -210,7 +211,7 @@ def _transport(folder: Path, seconds: float) -> dict[str, float]:
             "camera_node", ros_arguments(source=str(film), image_reliability="best_effort"), folder
         )
         try:
-            _spin(node, seconds / 2, lambda stamps=stamps: len(stamps) > 0)
+            spin(node, seconds / 2, lambda stamps=stamps: len(stamps) > 0)
         finally:
             camera.end()
             node.destroy_node()
@@ -220,7 +221,7 @@ def _transport(folder: Path, seconds: float) -> dict[str, float]:
     return arrived
 
 
-def _spin(node: Node, seconds: float, begun: Callable[[], bool]) -> None:
+def spin(node: Node, seconds: float, begun: Callable[[], bool]) -> None:
     """Spin until `begun`, and then for some seconds."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)

@@ -25,5 +25,9 @@ class ConfigError(Molmo2Error):
     """A parameter or configuration file with an unknown key or a value out of range."""
 
 
+class TransformError(Molmo2Error):
+    """A transform between frames that is not known at the time in question."""
+
+
 class DataError(Molmo2Error):
     """Training or evaluation data that is missing, malformed or inconsistent."""

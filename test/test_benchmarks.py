@@ -4,9 +4,10 @@ import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import bench_confidence
+from benchmarks import bench_confidence, bench_depth
 from benchmarks.report import publish, spread
 from molmo2_ros.training.metrics import ReliabilityBin
 
@@ -103,3 +104,35 @@ def test_reliability_diagram_has_a_disc_a_bin_where_it_belongs():
 def test_interval_of_a_share(num, share, low, high):
     entry = ReliabilityBin(num=num, foretold=0.5, came=share)
     assert bench_confidence.share_interval(entry) == pytest.approx((low, high), abs=1e-3)
+
+
+def test_depth_is_measured_by_distance_and_by_edge(capsys):
+    assert bench_depth.main(["--scenes", "1", "--points", "8", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = {row["case"]: row for row in report["rows"]}
+    num_points = rows["1 % noise, 20 % holes"]["n"]
+    assert num_points == 8 * len(bench_depth.DISTANCES_M)
+    assert sum(row["n"] for case, row in rows.items() if case.startswith("at ")) == num_points
+    assert sum(row["n"] for case, row in rows.items() if "edge" in case) == num_points
+    assert report["figures"]["depth_median_error"] == rows["1 % noise, 20 % holes"]["median"]
+    assert report["figures"]["depth_median_error"] < 0.02
+
+
+def test_a_depths_standard_deviation_is_held_against_its_errors():
+    # In sigmas: 0.5, 1.5 and 2.5, and one point without metres.
+    points = [
+        bench_depth.Judged(distance_m=1.0, edge_px=3.0, error=error, sigmas=error / 0.01)
+        for error in (0.005, 0.015, 0.025, float("nan"))
+    ]
+    line = bench_depth.row("case", points)
+    assert (line["within_1_sigma"], line["within_2_sigma"]) == (0.333, 0.667)
+    assert (line["median"], line["unknown"], line["n"]) == (0.015, 0.25, 4)
+
+
+def test_spoilt_depth_has_the_noise_and_the_holes_that_it_names():
+    true_m = np.full((480, 640), 2.0, np.float32)
+    spoilt_m = bench_depth.HEADLINE.spoil(true_m, np.random.default_rng(0))
+    known_m = spoilt_m[spoilt_m > 0]
+    assert 1 - known_m.size / true_m.size == pytest.approx(0.2, abs=0.02)
+    assert known_m.std() == pytest.approx(0.02, rel=0.02)
+    assert np.allclose(1000 * known_m, np.round(1000 * known_m), atol=1e-3)

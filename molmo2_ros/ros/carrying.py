@@ -12,8 +12,10 @@ from molmo2_ros.camera.frame import Frame
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter
 from molmo2_ros.ros.frames import FrameAssembler
 from molmo2_ros.ros.mailbox import Mailbox
+from molmo2_ros.ros.metres import Metres
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.results import Results
+from molmo2_ros.ros.target_frame import Publish
 from molmo2_ros.ros.worker import Worker
 from molmo2_ros.tracking.target import Target
 from molmo2_ros.tracking.tracker import Tracker
@@ -29,6 +31,7 @@ class Carrying:
         clip: what the engine is asked about.
         tracker: carries the targets.
         results: where they are published.
+        place: gets each frame's targets with its stamp and frame_id, for what is given in metres.
         parameters: the newest snapshot.
         problems: takes note of images that cannot be read.
         on_frame: told each frame that joined the clip.
@@ -42,6 +45,7 @@ class Carrying:
         clip: ClipBuffer,
         tracker: Tracker,
         results: Results,
+        place: Publish,
         parameters: Callable[[], GroundingParameters],
         problems: ProblemLog,
         on_frame: Callable[[Frame], None],
@@ -51,11 +55,13 @@ class Carrying:
         self._clip = clip
         self._tracker = tracker
         self._results = results
+        self._place = place
         self._parameters = parameters
         self._problems = problems
         self._on_frame = on_frame
         self.mailbox: Mailbox[Image | CompressedImage] = Mailbox()
         self.frame_rate = RateMeter()
+        self.metres = Metres()
         self.num_targets = 0
         self.num_lost = 0  # never reached the subscription, as DDS tells
         self._worker = Worker("camera", self._step, problems, context)
@@ -92,7 +98,9 @@ class Carrying:
         targets = [t for t in self._tracker.update(frame) if _is_shown(t, parameters)]
         self._on_frame(frame)
         self.num_targets = len(targets)
+        self.metres.add(frame, targets, self._frames.obstacles)
         self._results.publish_targets(frame, targets, parameters)
+        self._place(targets, frame.stamp_ns, frame.frame_id)
 
 
 def _is_shown(target: Target, parameters: GroundingParameters) -> bool:

@@ -220,6 +220,14 @@ def vision_msgs() -> ModuleType | None:
         return None
 
 
+def tf2_ros() -> ModuleType | None:
+    """tf2_ros where the distribution has it; the ROS wheels of PyPI do not."""
+    try:
+        return importlib.import_module("tf2_ros")
+    except ImportError:
+        return None
+
+
 def cv_bridge() -> Any | None:
     """A CvBridge where the distribution has one (PyPI's package of that name is ROS 1's)."""
     try:

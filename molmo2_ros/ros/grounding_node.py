@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -29,6 +30,7 @@ from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.process import run_node
 from molmo2_ros.ros.queries import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.ros.results import Results
+from molmo2_ros.ros.target_frame import TargetFrame, TfTransforms
 from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.golden import verify_golden
 from molmo2_ros.tracking.tracker import Tracker
@@ -71,6 +73,7 @@ class GroundingNode(LifecycleNode):
         self._engine: Engine | None = None
         self._carrying: Carrying | None = None
         self._answering: Answering | None = None
+        self._target_frame: TargetFrame | None = None
         self._subscriptions_of_active: list[Any] = []
         # As fast as life, also where use_sim_time slows the node's own clock.
         self._expiry_timer = self.create_timer(
@@ -135,10 +138,15 @@ class GroundingNode(LifecycleNode):
             "problems": self._problems,
             "context": self.context,
         }
+        target_frame = self._make_target_frame(parameters.target_frame)
         answering = Answering(grounder=Grounder(self._engine), queries=self._queries, **shared)
-        carrying = Carrying(frames=frames, on_frame=answering.on_frame, **shared)
+        carrying = Carrying(
+            frames=frames, on_frame=answering.on_frame, place=target_frame.put, **shared
+        )
         self._answering, self._carrying = answering, carrying
+        self._target_frame = target_frame
         self._subscribe(frames, carrying, parameters)
+        target_frame.start()
         carrying.start()
         answering.start()
         self._publish_queries()
@@ -146,6 +154,16 @@ class GroundingNode(LifecycleNode):
             f"active: {len(self._queries.all(time.monotonic()))} standing queries"
         )
         return result
+
+    def _make_target_frame(self, frame_id: str) -> TargetFrame:
+        tf2_ros = compat.tf2_ros() if frame_id else None
+        return TargetFrame(
+            frame_id,
+            None if tf2_ros is None else TfTransforms(self, tf2_ros),
+            publish=self._results.publish_places,
+            problems=self._problems,
+            context=self.context,
+        )
 
     def _subscribe(
         self, frames: FrameAssembler, carrying: Carrying, parameters: GroundingParameters
@@ -198,8 +216,11 @@ class GroundingNode(LifecycleNode):
     def _stop_workers(self) -> None:
         carrying, self._carrying = self._carrying, None
         answering, self._answering = self._answering, None
+        target_frame, self._target_frame = self._target_frame, None
         if carrying is not None:
             carrying.stop()
+        if target_frame is not None:
+            target_frame.stop()
         if answering is not None and not answering.stop():
             self._problems.report(
                 "engine",
@@ -328,6 +349,8 @@ class GroundingNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of the executable `grounding_node`."""
+    # Small pictures: OpenCV's threads would wait for cores that the engine has, and burn the rest.
+    cv2.setNumThreads(1)
     return run_node(GroundingNode, args, shares_memory=False)
 
 

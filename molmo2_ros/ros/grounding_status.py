@@ -1,4 +1,4 @@
-"""The grounding node's lines on /diagnostics: camera, engine and queries."""
+"""The grounding node's lines on /diagnostics: camera, metres, engine and queries."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from molmo2_ros.ros.answering import Answering
 from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, status
+from molmo2_ros.ros.metres import metres_status
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.queries import StandingQuery
 from molmo2_ros.ros.results import Results
@@ -28,7 +29,7 @@ def grounding_statuses(
     results: Results,
     problems: ProblemLog,
 ) -> list[DiagnosticStatus]:
-    """How the node's three parts are now.
+    """How the node's parts are now.
 
     Args:
         name: of the node.
@@ -42,6 +43,13 @@ def grounding_statuses(
     """
     return [
         _camera(name, parameters, carrying, problems),
+        metres_status(
+            name,
+            None if carrying is None else carrying.metres.take(),
+            is_wanted=parameters.use_depth,
+            target_frame=parameters.target_frame,
+            elsewhere=problems.recent("target_frame"),
+        ),
         _engine(name, parameters, engine, answering, problems),
         _queries(name, queries, results, problems),
     ]
@@ -57,7 +65,7 @@ def _camera(
     if carrying is None:
         return status(f"{name}: camera", topic, {}, message="not active")
     num_received, num_lost = carrying.mailbox.num_put, carrying.num_lost
-    warning = problems.recent("depth") or problems.recent("camera_info")
+    warning = ""
     if num_lost > _LOST_IS_MUCH * (num_received + num_lost):
         warning = (
             f"{num_lost} of {num_received + num_lost} images got lost on the way here; let the "

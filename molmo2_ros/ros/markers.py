@@ -80,7 +80,7 @@ def _sureness(target: Target) -> float:
 
 
 def target_message(target: Target, stamp_ns: int, frame_id: str) -> PointStamped:
-    """The place of a target in metres, in the camera's optical frame."""
+    """The place of a target, in metres of `frame_id`."""
     assert target.point_m is not None
     x, y, z = target.point_m
     return PointStamped(header=header(stamp_ns, frame_id), point=Point(x=x, y=y, z=z))
@@ -111,7 +111,7 @@ def detections(
 def detections_3d(
     targets: Sequence[Target], stamp_ns: int, frame_id: str, vision_msgs: ModuleType
 ) -> Any:
-    """A Detection3DArray of the targets whose place in metres is known; see `detections`."""
+    """A Detection3DArray of the targets whose place is known, in `frame_id`; see `detections`."""
     array_message = vision_msgs.Detection3DArray(header=header(stamp_ns, frame_id))
     for target in targets:
         if target.point_m is None:

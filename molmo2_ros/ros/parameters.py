@@ -111,6 +111,12 @@ class GroundingParameters:
         maximum=1.0,
         live=True,
     )
+    target_frame: str = setting(
+        "",
+        "Frame in which ~/target and ~/detections_3d are given, such as `base_link`, by the "
+        "transform at the image's stamp (needs tf2_ros); empty gives them in the camera's frame, "
+        "as ~/points always are.",
+    )
     clip_duration_s: float = setting(
         5.0,
         "Length of the clip that a query is asked about.",

@@ -72,15 +72,12 @@ class Results:
         at = (frame.stamp_ns, frame.frame_id)
         self._points.publish(clouds.points_cloud(targets, *at))
         self.points_rate.tick()
-        best = markers.best_target(targets)
-        if best is not None:
-            self._target.publish(markers.target_message(best, *at))
         if self._markers.get_subscription_count():
             self._markers.publish(markers.image_marker(targets, *at))
         if self._markers_3d.get_subscription_count() and frame.depth_m is not None:
             self._markers_3d.publish(markers.marker_array(targets, *at))
-        if self._vision_msgs is not None:
-            self._publish_detections(targets, at, self._vision_msgs)
+        if self._vision_msgs is not None and self._detections.get_subscription_count():
+            self._detections.publish(markers.detections(targets, *at, self._vision_msgs))
         if parameters.overlay and self._overlay.get_subscription_count():
             self._publish_overlay(frame, targets, parameters)
 
@@ -107,13 +104,21 @@ class Results:
         quality = parameters.overlay_quality
         self._overlay.publish(images.jpeg_message(picture, frame.stamp_ns, frame.frame_id, quality))
 
-    def _publish_detections(
-        self, targets: Sequence[Target], at: tuple[int, str], vision_msgs: Any
-    ) -> None:
-        if self._detections.get_subscription_count():
-            self._detections.publish(markers.detections(targets, *at, vision_msgs))
-        if self._detections_3d.get_subscription_count():
-            self._detections_3d.publish(markers.detections_3d(targets, *at, vision_msgs))
+    def publish_places(self, targets: Sequence[Target], stamp_ns: int, frame_id: str) -> None:
+        """Say where everything is in space, in metres of a frame.
+
+        Args:
+            targets: their point_m in `frame_id`.
+            stamp_ns: of the image.
+            frame_id: the camera's, or `target_frame`.
+        """
+        best = markers.best_target(targets)
+        if best is not None:
+            self._target.publish(markers.target_message(best, stamp_ns, frame_id))
+        if self._vision_msgs is not None and self._detections_3d.get_subscription_count():
+            self._detections_3d.publish(
+                markers.detections_3d(targets, stamp_ns, frame_id, self._vision_msgs)
+            )
 
     def publish_answer(
         self, answer: Answer, rows: Sequence[Target], query_id: int, frame: Frame

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PointStamped
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import String
@@ -321,16 +321,44 @@ def test_depth_of_another_camera_is_refused_and_points_have_no_metres(node_under
 
     node_under_test.play(camera, rate_hz=5.0)
 
-    node_under_test.wait_for(
+    told = node_under_test.wait_for(
         "/diagnostics",
         lambda m: (
             "depth is in frame 'infrared_optical', the image in 'table_optical'"
-            in status_of(m, "camera").message
+            in status_of(m, "metres").message
         ),
     )
+    assert values_of(status_of(told, "metres"))["cause"] == "depth_other_frame"
     found = node_under_test.wait_for("grounding/points", lambda m: len(rows_of(m)) > 0)
     assert np.isnan(rows_of(found)["z"]).all()
     assert not found.is_dense
+
+
+def test_without_a_transform_nothing_is_given_in_another_frame(node_under_test, camera):
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.listen("grounding/points", PointCloud2, qos.result_qos())
+    node_under_test.listen("grounding/target", PointStamped, qos.result_qos())
+    node_under_test.start(
+        GroundingNode, queries=["count: mugs"], diagnostics_period_s=0.1, target_frame="base_link"
+    )
+    # The wheels lack tf2; where it is installed, nobody publishes a transform here.
+    words = "tf2_ros is not installed" if compat.tf2_ros() is None else "no transform from"
+
+    node_under_test.play(camera, rate_hz=5.0)
+
+    told = node_under_test.wait_for(
+        "/diagnostics",
+        lambda m: (
+            words in status_of(m, "metres").message
+            and values_of(status_of(m, "metres"))["points_in_metres"] != "0"
+        ),
+    )
+    assert status_of(told, "metres").level == DiagnosticStatus.WARN
+    assert values_of(status_of(told, "metres"))["cause"] == "no_transform"
+    found = node_under_test.wait_for("grounding/points", lambda m: len(rows_of(m)) > 0)
+    assert found.header.frame_id == "table_optical"
+    assert np.isfinite(rows_of(found)["z"]).all()
+    assert node_under_test.received["grounding/target"] == []
 
 
 def test_images_come_compressed_where_that_is_wanted(node_under_test, table_frames):

@@ -75,47 +75,159 @@ def test_depth_of_half_the_size_fits_where_its_focal_length_is_half(frames, prob
     assert problems.counts == {}
 
 
-@pytest.mark.parametrize(
-    ("place", "words", "spoil"),
-    [
-        (
-            "depth",
-            "depth is in frame 'infrared', the image in 'camera'; subscribe to the depth that is",
-            lambda frames: frames.on_depth(depth_message(frame_id="infrared")),
-        ),
-        (
-            "depth",
-            "depth/camera_info has a focal length of 20.0 px, expected 10.0 px",
-            lambda frames: (
-                frames.on_depth_info(
-                    info_message(
-                        CameraModel(
-                            width=8, height=6, k=(20.0, 0.0, 4.0, 0.0, 20.0, 3.0, 0.0, 0.0, 1.0)
-                        )
-                    )
-                ),
-                frames.on_depth(depth_message()),
-            ),
-        ),
-        (
-            "camera_info",
-            "camera_info is for 16x6, the image has 8x6: no points in metres",
-            lambda frames: frames.on_camera_info(
-                info_message(CameraModel(width=16, height=6, k=CAMERA.k))
-            ),
-        ),
-    ],
-)
-def test_depth_or_optics_that_do_not_fit_are_told_and_left_out(
-    frames, problems, place, words, spoil
+def optics(width=8, height=6, k=CAMERA.k, **changes):
+    return info_message(CameraModel(width=width, height=height, k=k, **changes))
+
+
+def k_of(focal, cx, cy):
+    return (focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0)
+
+
+def spoilt(message, **changes):
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+# What comes beside the image (camera_info, depth's camera_info, depth), the cause that programs
+# read, and what people read. None: it never comes.
+MISFITS = [
+    (None, None, depth_message(), "no_camera_info", "no camera_info has come; remap"),
+    (
+        optics(width=16, k=k_of(20.0, 8.0, 3.0)),
+        optics(),
+        depth_message(),
+        "camera_info_other_size",
+        "camera_info is for 16x6, the image has 8x6: no points in metres",
+    ),
+    (optics(k=(0.0,) * 9), None, depth_message(), "uncalibrated", "has no focal length"),
+    (
+        optics(d=(0.1,) * 5, distortion_model="ftheta"),
+        None,
+        depth_message(),
+        "distortion_unknown",
+        "distortion_model 'ftheta' with 5 coefficients, expected one of plumb_bob",
+    ),
+    (
+        optics(d=(0.1,) * 6),
+        None,
+        depth_message(),
+        "distortion_unknown",
+        "distortion_model 'plumb_bob' with 6 coefficients",
+    ),
+    (optics(), None, None, "no_depth", "no depth image has come; remap depth"),
+    (
+        optics(),
+        None,
+        depth_message(late_s=0.2),
+        "depth_apart",
+        "the nearest depth image is 0.200 s away from the image, expected at most 0.05 s",
+    ),
+    (
+        optics(),
+        None,
+        depth_message(late_s=-3.0),
+        "depth_stopped",
+        "the newest depth image is 3.0 s older than the image: depth comes no more",
+    ),
+    (
+        optics(),
+        None,
+        depth_message(frame_id="infrared"),
+        "depth_other_frame",
+        "depth is in frame 'infrared', the image in 'camera'; subscribe to the depth that is",
+    ),
+    (
+        optics(),
+        optics(k=k_of(20.0, 4.0, 3.0)),
+        depth_message(),
+        "depth_not_registered",
+        "depth/camera_info has a focal length of 20.0 px, expected 10.0 px",
+    ),
+    (
+        optics(),
+        optics(k=k_of(10.0, 6.0, 3.0)),
+        depth_message(),
+        "depth_not_registered",
+        "depth/camera_info has its centre at 6.0 px, expected 4.0 px",
+    ),
+    (
+        optics(),
+        optics(width=4, height=3),
+        depth_message(),
+        "depth_info_other_size",
+        "depth/camera_info is for 4x3, the depth image has 8x6",
+    ),
+    (
+        optics(),
+        None,
+        depth_message(size=(6, 6)),
+        "depth_other_shape",
+        "depth has 6x6 pixels, the image 8x6: not one view scaled",
+    ),
+    (
+        optics(),
+        None,
+        spoilt(depth_message(), encoding="8UC1"),
+        "depth_unreadable",
+        "depth image: unknown depth encoding '8UC1'; expected 16UC1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("info", "depth_info", "depth", "cause", "words"), MISFITS)
+def test_each_misfit_has_its_cause_and_cure_and_is_left_out(
+    frames, info, depth_info, depth, cause, words
 ):
-    frames.on_camera_info(info_message())
-    spoil(frames)
+    for message, take in (
+        (info, frames.on_camera_info),
+        (depth_info, frames.on_depth_info),
+        (depth, frames.on_depth),
+    ):
+        if message is not None:
+            take(message)
 
     frame = frames.frame_of(image_message(), 0.05)
 
-    assert words in problems.recent(place)
-    assert (frame.depth_m if place == "depth" else frame.camera) is None
+    (obstacle,) = frames.obstacles
+    assert obstacle.cause == cause
+    assert words in str(obstacle)
+    assert frame.camera is None or frame.depth_m is None
+
+
+def test_what_fits_again_is_taken_again(frames, problems):
+    frames.on_camera_info(optics(width=16))
+    frames.on_depth(depth_message(frame_id="infrared"))
+    frames.frame_of(image_message(), 0.05)
+    assert {o.cause for o in frames.obstacles} == {"camera_info_other_size", "depth_other_frame"}
+    assert "camera_info is for 16x6" in problems.recent("camera_info")
+
+    frames.on_camera_info(optics())
+    for _ in range(8):
+        frames.on_depth(depth_message())
+    frame = frames.frame_of(image_message(), 0.05)
+
+    assert frames.obstacles == []
+    assert problems.recent("camera_info") == problems.recent("depth") == ""
+    assert frame.camera is not None
+    assert frame.depth_m is not None
+
+
+def test_a_camera_without_depth_is_no_fault(frames, problems):
+    frames.frame_of(image_message(), 0.05)
+
+    assert {o.cause for o in frames.obstacles} == {"no_camera_info", "no_depth"}
+    assert problems.counts == {}
+
+
+def test_depth_of_another_shape_fits_where_its_optics_prove_it(frames):
+    # Half as wide, as high: the pixels are twice as wide as high.
+    frames.on_camera_info(optics())
+    k = (5.0, 0.0, 2.0, 0.0, 10.0, 3.0, 0.0, 0.0, 1.0)
+    frames.on_depth_info(optics(width=4, height=6, k=k))
+    frames.on_depth(depth_message(size=(6, 4)))
+
+    assert frames.frame_of(image_message(), 0.05).depth_m.shape == (6, 4)
 
 
 def test_depth_of_another_time_is_told_only_if_that_goes_on(frames, problems):

@@ -1,11 +1,8 @@
-"""Targets as markers, as a point, and as detections field by field."""
+"""Targets as markers and as a point; as detections they are in test/nodes/test_detections.py."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
-from geometry_msgs.msg import Point, PoseWithCovariance
-from std_msgs.msg import Header
 from visualization_msgs.msg import ImageMarker, Marker
 
 from molmo2_ros.overlay import track_colour
@@ -76,58 +73,3 @@ def test_the_target_message_speaks_in_the_cameras_frame():
 
     assert (message.header.frame_id, message.header.stamp.sec) == ("camera", 5)
     assert (message.point.x, message.point.y, message.point.z) == (0.02, -0.05, 0.71)
-
-
-def vision_messages():
-    """The fields of vision_msgs 4 that are filled, as plain objects; the wheels lack the package.
-
-    Source: vision_msgs/msg of the branch ros2 (BoundingBox2D.center is a Pose2D with position).
-    """
-
-    def pose_2d():
-        return SimpleNamespace(position=SimpleNamespace(x=0.0, y=0.0), theta=0.0)
-
-    def detection(center):
-        return SimpleNamespace(
-            id="", results=[], bbox=SimpleNamespace(center=center, size=None), header=None
-        )
-
-    def with_header(make):
-        def made(header):
-            assert isinstance(header, Header)
-            message = make()
-            message.header = header
-            return message
-
-        return made
-
-    return SimpleNamespace(
-        Detection2DArray=with_header(lambda: SimpleNamespace(detections=[])),
-        Detection3DArray=with_header(lambda: SimpleNamespace(detections=[])),
-        Detection2D=with_header(lambda: detection(pose_2d())),
-        Detection3D=with_header(lambda: detection(SimpleNamespace(position=Point()))),
-        ObjectHypothesisWithPose=lambda: SimpleNamespace(
-            hypothesis=SimpleNamespace(class_id="", score=0.0), pose=PoseWithCovariance()
-        ),
-    )
-
-
-def test_a_detection_has_the_track_id_the_label_as_text_and_a_box_of_no_size():
-    array = markers.detections([target()], STAMP_NS, "camera", vision_messages())
-
-    (detection,) = array.detections
-    assert array.header.frame_id == detection.header.frame_id == "camera"
-    assert detection.id == "7"
-    assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (163.25, 96.5)
-    (result,) = detection.results
-    assert (result.hypothesis.class_id, result.hypothesis.score) == ("red mug", 0.75)
-
-
-def test_a_detection_in_3d_needs_metres():
-    array = markers.detections_3d(
-        [target(), target(point_m=None)], STAMP_NS, "camera", vision_messages()
-    )
-
-    (detection,) = array.detections
-    assert detection.bbox.center.position.z == 0.71
-    assert detection.results[0].pose.pose.position.z == 0.71

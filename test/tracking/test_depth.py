@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from molmo2_ros.camera.frame import CameraModel, Frame
-from molmo2_ros.tracking.depth import lift, pixel_ray, surface_depth
+from molmo2_ros.tracking.depth import Blank, lift, pixel_ray, surface_depth, why_blank
 
 WIDTH, HEIGHT = 640, 480
 K = (500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0)
@@ -128,3 +128,37 @@ def test_distortion_is_removed(model, d):
         pixel, _ = cv2.projectPoints(ray, none, none, matrix, np.array(d))
     u, v = pixel.ravel()
     assert pixel_ray(camera, u, v, WIDTH, HEIGHT) == pytest.approx((0.35, -0.2), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "d"),
+    [("ftheta", (0.1, 0.01, 0.0, 0.0)), ("plumb_bob", (0.1,) * 6), ("equidistant", (0.1,) * 5)],
+)
+def test_a_distortion_that_is_not_known_is_not_guessed(model, d):
+    unknown = CameraModel(width=WIDTH, height=HEIGHT, k=K, d=d, distortion_model=model)
+    assert pixel_ray(unknown, 100.0, 100.0, WIDTH, HEIGHT) is None
+    # Without distortion the model's name does not matter.
+    none = CameraModel(width=WIDTH, height=HEIGHT, k=K, d=(0.0,) * len(d), distortion_model=model)
+    assert pixel_ray(none, 420.0, 240.0, WIDTH, HEIGHT) == pytest.approx((0.2, 0.0))
+
+
+def test_a_pixel_beyond_the_lens_has_no_ray():
+    # k1 = -0.4 folds the picture back on itself 0.9 from the centre: nothing is seen beyond.
+    wide = (350.0, 0.0, 320.0, 0.0, 350.0, 240.0, 0.0, 0.0, 1.0)
+    camera = CameraModel(width=WIDTH, height=HEIGHT, k=wide, d=(-0.4, 0.15, 0.0, 0.0, -0.02))
+    assert pixel_ray(camera, 400.0, 240.0, WIDTH, HEIGHT) is not None
+    assert pixel_ray(camera, 639.0, 0.0, WIDTH, HEIGHT) is None
+    assert why_blank(make_frame(flat(2.0), camera), 639.0, 0.0) is Blank.RAY
+
+
+def test_why_a_pixel_has_no_depth_is_told():
+    depth_m = flat(2.0)
+    depth_m[150:350, 200:450] = np.nan
+    rare = np.random.default_rng(2).random(depth_m.shape) < 0.9
+    depth_m[rare & (np.arange(WIDTH) > 460)] = 0
+    frame = make_frame(depth_m)
+    assert why_blank(frame, 320.0, 240.0) is Blank.HOLE
+    assert why_blank(frame, 550.0, 240.0) is Blank.SPARSE
+    assert why_blank(frame, 700.0, 240.0) is Blank.OUTSIDE
+    assert why_blank(frame, 100.0, 240.0) is None
+    assert lift(frame, 100.0, 240.0) is not None
