@@ -14,7 +14,8 @@ import numpy.typing as npt
 from molmo2_ros.camera.frame import CameraModel, Frame
 from molmo2_ros.simulation.objects import CATEGORIES, CATEGORY_NAMES, COLOUR_NAMES, OWN_COLOUR
 from molmo2_ros.simulation.physics import STEP_S, Physics
-from molmo2_ros.simulation.render import Intrinsics, RayRenderer, View
+from molmo2_ros.simulation.render import RayRenderer
+from molmo2_ros.simulation.view import Intrinsics, View
 from molmo2_ros.simulation.world import (
     CameraPose,
     Item,
