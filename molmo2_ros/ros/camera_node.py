@@ -174,6 +174,7 @@ def _table(wanted: CameraParameters) -> FrameSource:
             height=wanted.table_height,
             seed=wanted.table_seed,
             rate_hz=wanted.rate_hz or 15.0,
+            renderer=wanted.table_renderer,
         )
     except ModuleNotFoundError as error:
         raise ConfigError(

@@ -101,6 +101,9 @@ class RayRenderer:
             visible_fraction=self._visible_fraction(frame, instances, alone),
         )
 
+    def close(self) -> None:
+        """Nothing is held; here because every renderer can be closed."""
+
     def _inside(self, window: _Window) -> Indices:
         """Flat indices of the pixels in a window."""
         first_column, last_column, first_row, last_row = self._bounds(window)
