@@ -81,7 +81,10 @@ class CameraNode(Node):
     def start(self) -> None:
         """Begin to play."""
         wanted = self._server.snapshot
-        self.get_logger().info(f"playing {wanted.source} at {self._playback.rate_hz:g} Hz")
+        played = wanted.source
+        if self._is_table:
+            played += f" (drawn by {self._playback.source.drawn_by})"  # type: ignore[attr-defined]
+        self.get_logger().info(f"playing {played} at {self._playback.rate_hz:g} Hz")
         self._player.start()
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ class EglRenderer:
 
     Args:
         intrinsics: of the picture.
-        software: a CPU may stand in for the GPU, which is slower than rays.
+        software: a CPU may stand in for the GPU, which is no faster than rays.
 
     Raises:
         ConfigError: moderngl is not installed, EGL gives no context of OpenGL 3.3, or there is no

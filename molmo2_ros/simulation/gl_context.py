@@ -35,7 +35,7 @@ def open_context(*, software: bool = True) -> Any:
     try:
         gpus = _gpus()
         if not gpus and not software:
-            raise ConfigError("EGL names no GPU, and a CPU is slower with it than rays are")
+            raise ConfigError("EGL names no GPU, and a CPU draws no faster with it than by rays")
         place: dict[str, Any] = {"libgl": _LIBRARY, "libegl": _LIBRARY, "backend": "egl"}
         place["device_index"] = gpus[0] if gpus else 0
         gl = moderngl.create_context(require=330, standalone=True, **place)
@@ -50,7 +50,7 @@ def open_context(*, software: bool = True) -> Any:
     name = str(gl.info["GL_RENDERER"])
     if not software and any(word in name.lower() for word in _SOFTWARE):
         release_context(gl)
-        raise ConfigError(f"EGL draws with {name}, and a CPU is slower with it than rays are")
+        raise ConfigError(f"EGL draws with {name}, no faster than rays do on the CPU")
     return gl
 
 

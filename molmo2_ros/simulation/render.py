@@ -73,6 +73,7 @@ class RayRenderer:
     def __init__(
         self, intrinsics: Intrinsics, *, smooth: bool = True, shadow_step: int = 2
     ) -> None:
+        self.name = "rays"
         self.intrinsics = intrinsics
         self._smooth = smooth
         self._shadow_step = shadow_step

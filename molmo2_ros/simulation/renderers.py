@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Protocol
 
 from molmo2_ros.errors import ConfigError
@@ -13,11 +12,14 @@ from molmo2_ros.simulation.world import Scene
 
 RENDERERS = ("auto", "rays", "egl")
 
-_log = logging.getLogger(__name__)
-
 
 class Renderer(Protocol):
     """Draws scenes for one camera model."""
+
+    @property
+    def name(self) -> str:
+        """What draws: "rays", or OpenGL's name of the GPU."""
+        ...
 
     def render(self, scene: Scene) -> View:
         """Draws the scene as it is now."""
@@ -32,8 +34,8 @@ def open_renderer(kind: str, intrinsics: Intrinsics) -> Renderer:
     """A renderer by its name.
 
     Args:
-        kind: `rays`; `egl`, whatever stands behind it; `auto`: EGL on a GPU, otherwise rays, which
-            are faster than EGL on a CPU. Source: measured, docs/performance.md.
+        kind: `rays`; `egl`, whatever stands behind it; `auto`: EGL on a GPU, otherwise rays,
+            which cost a CPU no more. Source: measured, docs/performance.md.
         intrinsics: of the picture.
 
     Raises:
@@ -45,8 +47,7 @@ def open_renderer(kind: str, intrinsics: Intrinsics) -> Renderer:
     if kind != "rays":
         try:
             return EglRenderer(intrinsics, software=kind == "egl")
-        except ConfigError as error:
+        except ConfigError:
             if kind == "egl":
                 raise
-            _log.info("rays draw the table: %s", error)
     return RayRenderer(intrinsics)

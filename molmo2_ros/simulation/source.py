@@ -126,6 +126,8 @@ class TableSource:
         self._physics = Physics(items, [o.category for o in self.objects], rng)
         intrinsics = Intrinsics.from_view(width, height)
         self._renderer = open_renderer(renderer, intrinsics)
+        #: "rays", or OpenGL's name of the GPU.
+        self.drawn_by = self._renderer.name
         self.camera = CameraModel(
             width=width, height=height, k=intrinsics.k, d=(0.0, 0.0, 0.0, 0.0, 0.0)
         )

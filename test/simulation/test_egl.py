@@ -183,6 +183,7 @@ def test_auto_leaves_the_table_to_rays_where_a_cpu_plays_the_gpu(egl):
     chosen = open_renderer("auto", SMALL)
     is_software = "llvmpipe" in egl.name or "softpipe" in egl.name
     assert isinstance(chosen, RayRenderer if is_software else EglRenderer)
+    assert chosen.name == ("rays" if is_software else egl.name)
     chosen.close()
 
 
