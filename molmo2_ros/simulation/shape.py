@@ -47,6 +47,9 @@ class RayShape:
         #: Part of every geom of the model.
         self._solids = np.array(solids, np.int32)
         self._model = spec.compile()
+        for root in self._model.body_bvhadr[self._model.body_bvhadr >= 0]:
+            # mj_multiRay of MuJoCo 3.17 takes rays to pass by bodies whose ends they meet.
+            self._model.bvh_aabb[root, 3:] = _FAR_M
         self._data = mujoco.MjData(self._model)
         mujoco.mj_kinematics(self._model, self._data)
         self._multi_ray = mujoco.mj_multiRay
