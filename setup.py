@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent  # colcon build --symlink-install runs a 
 SIMULATION = [
     "mujoco-core==4.0.0; python_version >= '3.11'",
     "mujoco==3.17.0; python_version < '3.11'",
+    "moderngl==5.13.0",
 ]
 
 

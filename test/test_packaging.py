@@ -29,7 +29,7 @@ ROSDEP_KEYS = {
 PIP_NAMES = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
 NO_ROSDEP_KEY = {"tokenizers"}  # README.md tells to install it with pip
 BROUGHT_BY_OTHERS = {"builtin_interfaces"}  # every message package depends on it
-EXTRAS = {"mujoco"}
+EXTRAS = {"moderngl", "mujoco"}
 
 
 def run(*arguments, cwd, **environment):

@@ -118,6 +118,8 @@ class CameraNode(Node):
         if not self._is_playing:
             self._is_playing = True
             source, rate_hz = self._server.snapshot.source, self._playback.rate_hz
+            if self._is_table:
+                source += f" (drawn by {self._playback.source.drawn_by})"  # type: ignore[union-attr]
             self.get_logger().info(f"playing {source} at {rate_hz:g} Hz")
 
     def _publish(self, frame: Frame) -> None:
@@ -178,6 +180,7 @@ def _table(wanted: CameraParameters) -> FrameSource:
             height=wanted.table_height,
             seed=wanted.table_seed,
             rate_hz=wanted.rate_hz or 15.0,
+            renderer=wanted.table_renderer,
         )
     except ModuleNotFoundError as error:
         raise ConfigError(

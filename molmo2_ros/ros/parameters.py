@@ -61,6 +61,12 @@ class CameraParameters:
     table_seed: int = setting(
         2, "Which table: shapes, colours, layout and motion.", minimum=0, maximum=2**31 - 1
     )
+    table_renderer: str = setting(
+        "auto",
+        "Who draws the table: `rays` on the CPU, `egl` through EGL whatever stands behind it, "
+        "`auto` through EGL where it has a GPU and by rays otherwise.",
+        choices=("auto", "rays", "egl"),
+    )
     diagnostics_period_s: float = setting(
         1.0, "Time between two messages on /diagnostics.", unit="s", minimum=0.1, maximum=60.0
     )

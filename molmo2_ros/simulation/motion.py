@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from molmo2_ros.simulation.render import Intrinsics, RayRenderer, View
+from molmo2_ros.simulation.render import RayRenderer
 from molmo2_ros.simulation.shape import rotation_z
+from molmo2_ros.simulation.view import Intrinsics, View
 from molmo2_ros.simulation.world import CameraPose, Item, Scene, SceneObject, World, place_clutter
 
 Floats = npt.NDArray[np.float64]

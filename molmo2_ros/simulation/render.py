@@ -13,67 +13,31 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.simulation.view import (
+    FIRST_PART,
+    FLOOR,
+    GLOSS,
+    NOTHING,
+    SHADOW_OFFSET_M,
+    SHADOW_SHARE,
+    SHININESS_LOG2,
+    TABLE,
+    TABLE_SIDE,
+    TABLE_THICKNESS_M,
+    TEXTURE_PERIOD_M,
+    WALL,
+    Intrinsics,
+    Surfaces,
+    View,
+)
 from molmo2_ros.simulation.world import FLOOR_Z, CameraPose, Item, Scene
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
-# Surface codes; the parts of items follow from _FIRST_PART on.
-_NOTHING, _FLOOR, _TABLE, _TABLE_SIDE, _WALL, _FIRST_PART = range(6)
-_TABLE_THICKNESS_M = 0.04
 _NEAR_M = 0.02
-_TEXTURE_PERIOD_M = 0.6
-_OFFSET_M = 2e-3  # of the start of a shadow ray from the surface
-_SHININESS_LOG2, _GLOSS = 5, 0.25
 # Rotated grid: four rows and four columns for four samples.
 _SUBPIXELS = np.array([(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intrinsics:
-    """A pinhole camera; pixel (column, row) has its centre at (column + 0.5, row + 0.5)."""
-
-    width: int
-    height: int
-    fx: float
-    fy: float
-
-    @classmethod
-    def from_view(
-        cls, width: int, height: int, fov_y_deg: float = 45.0, aspect: float | None = None
-    ) -> Intrinsics:
-        """A centred camera.
-
-        Args:
-            width: pixels.
-            height: pixels.
-            fov_y_deg: angle that the height spans.
-            aspect: width / height of the view that is squashed into the picture, 4 / 3 for a VGA
-                camera; None: square pixels.
-        """
-        fy = 0.5 * height / np.tan(np.radians(fov_y_deg) / 2)
-        fx = fy if aspect is None else fy * width / (height * aspect)
-        return cls(width=width, height=height, fx=float(fx), fy=float(fy))
-
-    @property
-    def k(self) -> tuple[float, ...]:
-        """Row-major 3 x 3 as in sensor_msgs/CameraInfo, where pixel centres are integers."""
-        cx, cy = self.width / 2 - 0.5, self.height / 2 - 0.5
-        return (self.fx, 0.0, cx, 0.0, self.fy, cy, 0.0, 0.0, 1.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """A rendered picture with its ground truth."""
-
-    #: uint8 [H, W, 3].
-    rgb: npt.NDArray[np.uint8]
-    #: uint8 [H, W]; 0: none, j: scene.objects[j - 1].
-    instances: npt.NDArray[np.uint8]
-    #: float32 [H, W] metres along the optical axis; 0: nothing there.
-    depth_m: npt.NDArray[np.float32]
-    #: float32 [J]; visible pixels / pixels if the object stood alone and the picture had no border.
-    visible_fraction: npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -109,6 +73,7 @@ class RayRenderer:
     def __init__(
         self, intrinsics: Intrinsics, *, smooth: bool = True, shadow_step: int = 2
     ) -> None:
+        self.name = "rays"
         self.intrinsics = intrinsics
         self._smooth = smooth
         self._shadow_step = shadow_step
@@ -136,6 +101,9 @@ class RayRenderer:
             depth_m=samples.depth.reshape(size),
             visible_fraction=self._visible_fraction(frame, instances, alone),
         )
+
+    def close(self) -> None:
+        """Nothing is held; here because every renderer can be closed."""
 
     def _inside(self, window: _Window) -> Indices:
         """Flat indices of the pixels in a window."""
@@ -234,22 +202,12 @@ class _Frame:
         self.scene = scene
         self.rotation = scene.camera.rotation
         self.origin = scene.camera.position
-        #: Objects first, then clutter, in the order of the codes.
-        self.drawn: list[Item] = [*scene.items, *scene.clutter]
+        surfaces = Surfaces(scene)
+        self.drawn = surfaces.drawn
         self.windows = [_window(item, scene.camera) for item in self.drawn]
-        palettes = [np.full((_FIRST_PART, 3), 0.3, np.float32)]
-        owners = [np.zeros(_FIRST_PART, np.uint8)]
-        self._first_code: list[int] = []
-        code = _FIRST_PART
-        for j, item in enumerate(self.drawn):
-            self._first_code.append(code)
-            code += len(item.palette)
-            palettes.append(item.palette)
-            label = j + 1 if j < len(scene.items) else 0
-            owners.append(np.full(len(item.palette), label, np.uint8))
-        self._palette = np.ascontiguousarray(np.concatenate(palettes).T, np.float32)
-        #: Instance number of every surface code.
-        self.owner = np.concatenate(owners)
+        self.owner = surfaces.owner
+        self._first_code = surfaces.first_code
+        self._palette = np.ascontiguousarray(surfaces.palette.T)
 
     def directions(self, u: Floats, v: Floats) -> Floats:
         """[3, N] world directions whose length along the optical axis is 1."""
@@ -291,7 +249,7 @@ class _Frame:
             samples.depth[rays] = depth[nearer]
             samples.surface[rays] = part[nearer] + self._first_code[j]
             samples.normal[:, rays] = (item.rotation @ normal[nearer].T).astype(np.float32)
-        samples.depth[samples.surface == _NOTHING] = 0
+        samples.depth[samples.surface == NOTHING] = 0
         return samples, alone
 
     def _background(self, u: Floats, v: Floats) -> _Samples:
@@ -308,7 +266,7 @@ class _Frame:
             on_table = (
                 (dz < 0) & (np.abs(ox + top * dx) < half_x) & (np.abs(oy + top * dy) < half_y)
             )
-        surface[on_table] = _TABLE
+        surface[on_table] = TABLE
         depth[on_table] = top[on_table]
         normal[2] = 1
         rest = np.flatnonzero(~on_table)
@@ -321,7 +279,7 @@ class _Frame:
             wall[wall <= 0] = np.inf
             is_wall = wall < floor
             near = np.minimum(wall, floor)
-            surface[rest] = np.where(is_wall, _WALL, np.where(np.isfinite(floor), _FLOOR, 0))
+            surface[rest] = np.where(is_wall, WALL, np.where(np.isfinite(floor), FLOOR, 0))
             depth[rest] = near
             walls = rest[is_wall]
             normal[1, walls], normal[2, walls] = -1, 0
@@ -336,10 +294,10 @@ class _Frame:
                 z = oz + side * dz
                 along = oy + side * dy if axis == 0 else ox + side * dx
                 limit = half_y if axis == 0 else half_x
-                met = (side > 0) & (z < 0) & (z > -_TABLE_THICKNESS_M) & (np.abs(along) < limit)
+                met = (side > 0) & (z < 0) & (z > -TABLE_THICKNESS_M) & (np.abs(along) < limit)
                 met &= side < depth[rest]
                 sides = rest[met]
-                surface[sides] = _TABLE_SIDE
+                surface[sides] = TABLE_SIDE
                 depth[sides] = side[met]
                 normal[:, sides] = 0
                 normal[axis, sides] = np.sign(half)
@@ -350,13 +308,13 @@ class _Frame:
         points = self.origin[:, None].astype(np.float32) + samples.depth * self.directions(
             samples.u, samples.v
         )
-        points += _OFFSET_M * samples.normal
+        points += SHADOW_OFFSET_M * samples.normal
         lamp = self.scene.room.lamp
         rays = points - lamp[:, None].astype(np.float32)
         # A face turned away from the lamp is dark without a shadow.
         away = _dot(rays, samples.normal) > 0
         lit = np.where(away, np.float32(0), np.float32(1))
-        open_rays = np.flatnonzero(~away & (samples.surface > _FLOOR))
+        open_rays = np.flatnonzero(~away & (samples.surface > FLOOR))
         rays = rays[:, open_rays]
         length2 = _dot(rays, rays)
         for item in self.drawn:
@@ -372,7 +330,7 @@ class _Frame:
                 to_item @ (lamp - item.position), (to_item @ rays[:, close]).T, normals=False
             )
             # 1 is the point itself.
-            blocked = (part >= 0) & (distance < 0.9985)
+            blocked = (part >= 0) & (distance < SHADOW_SHARE)
             lit[open_rays[close[blocked]]] = 0
         return np.asarray(lit, np.float32)
 
@@ -391,13 +349,13 @@ class _Frame:
         lamp = lit * np.clip(_dot(to_lamp, samples.normal) * turn, 0, 1)
         light = room.ambient + room.headlight * np.abs(facing)
         image = colour * (light + room.lamp_colour[:, None].astype(np.float32) * lamp)
-        glossy = np.flatnonzero(samples.surface >= _FIRST_PART)
+        glossy = np.flatnonzero(samples.surface >= FIRST_PART)
         middle: Floats = to_lamp[:, glossy] + view[:, glossy]
         middle /= np.sqrt(_dot(middle, middle)) + 1e-9
         shine = np.abs(_dot(middle, samples.normal[:, glossy]))
-        for _ in range(_SHININESS_LOG2):
+        for _ in range(SHININESS_LOG2):
             shine *= shine
-        image[:, glossy] += np.float32(_GLOSS) * lit[glossy] * shine
+        image[:, glossy] += np.float32(GLOSS) * lit[glossy] * shine
         return np.asarray(image, np.float32)
 
     def _surface_colour(self, samples: _Samples, points: Floats) -> Floats:
@@ -405,19 +363,16 @@ class _Frame:
         colour = np.take(self._palette, samples.surface, axis=1)
         angle = np.radians(room.table_turn_deg)
         cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        for code, texture in ((_FLOOR, room.floor), (_TABLE, room.table), (_WALL, room.wall)):
+        for code, texture in ((FLOOR, room.floor), (TABLE, room.table), (WALL, room.wall)):
             where = np.flatnonzero(samples.surface == code)
             if not len(where):
                 continue
             x, y, z = points[:, where]
-            if code == _WALL:
+            if code == WALL:
                 across, along = x, z
             else:
                 across, along = cosine * x + sine * y, cosine * y - sine * x
             colour[:, where] = _sample(texture, across, along)
-        sides = np.flatnonzero(samples.surface == _TABLE_SIDE)
-        if len(sides):
-            colour[:, sides] = room.table.mean(axis=(0, 1))[:, None] * (0.8 / 255)
         return colour
 
 
@@ -450,9 +405,9 @@ def _subset(samples: _Samples, index: Indices) -> _Samples:
 
 
 def _sample(texture: npt.NDArray[np.uint8], x: Floats, y: Floats) -> Floats:
-    """[3, N] bilinear colours in 0..1 of a texture that repeats every _TEXTURE_PERIOD_M."""
+    """[3, N] bilinear colours in 0..1 of a texture that repeats every TEXTURE_PERIOD_M."""
     num, width = len(x), 128  # remap refuses rows of more than 32767
-    scale = np.float32(texture.shape[0] / _TEXTURE_PERIOD_M)
+    scale = np.float32(texture.shape[0] / TEXTURE_PERIOD_M)
     limit = np.float32(16000)
     maps = np.zeros((2, -(-num // width) * width), np.float32)
     np.clip(x * scale, -limit, limit, out=maps[0, :num])

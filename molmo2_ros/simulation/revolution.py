@@ -23,24 +23,31 @@ class Revolution:
     Args:
         profile: (radius, z) points in metres; the solid lies to the left of the pencil that draws
             them, so that a cup's outside is drawn upwards and its inside downwards.
+
+    Attributes:
+        start: [K, 2] (radius, z) where each segment begins, metres.
+        end: [K, 2] where it ends.
+        start_normal: [K, 2] radial and axial part of its outward normal where it begins.
+        end_normal: [K, 2] where it ends; the same as the next one's beginning if that looks round.
+        radius: the largest, metres.
+        z_range: lowest and highest z, metres.
     """
 
     def __init__(self, profile: Sequence[tuple[float, float]]) -> None:
         points = np.asarray(profile, float)
         points = points[np.append(True, np.any(np.diff(points, axis=0) != 0, axis=1))]
-        self._start, self._end = points[:-1], points[1:]
+        self.start, self.end = points[:-1], points[1:]
         self.radius = float(points[:, 0].max())
         self.z_range = float(points[:, 1].min()), float(points[:, 1].max())
-        step = self._end - self._start
+        step = self.end - self.start
         normal = np.stack([step[:, 1], -step[:, 0]], axis=1)
         normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-        #: [K, 2] radial and axial part of the normal at both ends of every segment.
-        self._start_normal, self._end_normal = normal.copy(), normal.copy()
+        self.start_normal, self.end_normal = normal.copy(), normal.copy()
         for k in range(len(normal) - 1):
             if normal[k] @ normal[k + 1] > _SMOOTH:
                 mean = normal[k] + normal[k + 1]
                 mean /= np.linalg.norm(mean)
-                self._end_normal[k] = self._start_normal[k + 1] = mean
+                self.end_normal[k] = self.start_normal[k + 1] = mean
 
     def cast(
         self, origin: Floats, directions: Floats, *, normals: bool = True
@@ -67,7 +74,7 @@ class Revolution:
         best = np.full(len(rays), np.inf)
         segment = np.zeros(len(rays), np.intp)
         with np.errstate(divide="ignore", invalid="ignore"):
-            for k in range(len(self._start)):
+            for k in range(len(self.start)):
                 for t in self._crossings(k, oz, dz, spread, approach, reach):
                     nearer = (t < best) & (t > 0)
                     best[nearer] = t[nearer]
@@ -86,7 +93,7 @@ class Revolution:
         self, k: int, oz: float, dz: Floats, spread: Floats, approach: Floats, reach: float
     ) -> list[Floats]:
         """Where rays cross segment k: one or two [N] distances, NaN or inf where they do not."""
-        (r0, z0), (r1, z1) = self._start[k], self._end[k]
+        (r0, z0), (r1, z1) = self.start[k], self.end[k]
         if abs(z1 - z0) <= _FLAT * abs(r1 - r0):
             t = (z0 - oz) / dz
             square = reach + t * (2 * approach + t * spread)
@@ -107,11 +114,11 @@ class Revolution:
 
     def _normals(self, segment: npt.NDArray[np.intp], x: Floats, y: Floats, z: Floats) -> Floats:
         radius = np.sqrt(x * x + y * y)
-        start, end = self._start[segment], self._end[segment]
+        start, end = self.start[segment], self.end[segment]
         along = end - start
         run = (radius - start[:, 0]) * along[:, 0] + (z - start[:, 1]) * along[:, 1]
         share = np.clip(run / (along * along).sum(axis=1), 0, 1)[:, None]
-        mixed = (1 - share) * self._start_normal[segment] + share * self._end_normal[segment]
+        mixed = (1 - share) * self.start_normal[segment] + share * self.end_normal[segment]
         mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
         outward = mixed[:, 0] / np.maximum(radius, 1e-12)
         normal = np.stack([outward * x, outward * y, mixed[:, 1]])

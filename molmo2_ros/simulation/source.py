@@ -14,7 +14,8 @@ import numpy.typing as npt
 from molmo2_ros.camera.frame import CameraModel, Frame
 from molmo2_ros.simulation.objects import CATEGORIES, CATEGORY_NAMES, COLOUR_NAMES, OWN_COLOUR
 from molmo2_ros.simulation.physics import STEP_S, Physics
-from molmo2_ros.simulation.render import Intrinsics, RayRenderer, View
+from molmo2_ros.simulation.renderers import open_renderer
+from molmo2_ros.simulation.view import Intrinsics, View
 from molmo2_ros.simulation.world import (
     CameraPose,
     Item,
@@ -80,20 +81,27 @@ class TableSource:
 
     A red mug, a lemon, a blue mug and four more objects lie on the table. Time is simulated: frame
     i is at i / rate_hz seconds, however long it took to draw. The same arguments give the same
-    frames.
+    frames, on the same renderer.
 
     Args:
         seed: decides shapes, objects, light and what happens.
         width: pixels.
         height: pixels.
         rate_hz: frames a second of simulated time.
+        renderer: who draws: `rays`, `egl` or `auto` (renderers.py).
 
     Raises:
-        ValueError: a size below 16 pixels or a rate outside 1 to 200 Hz.
+        ValueError: a size below 16 pixels, a rate outside 1 to 200 Hz or an unknown renderer.
+        ConfigError: `egl` cannot be had.
     """
 
     def __init__(
-        self, seed: int = 0, width: int = 320, height: int = 240, rate_hz: float = 15.0
+        self,
+        seed: int = 0,
+        width: int = 320,
+        height: int = 240,
+        rate_hz: float = 15.0,
+        renderer: str = "rays",
     ) -> None:
         if width < 16 or height < 16:
             raise ValueError(f"picture is {width} x {height}, expected at least 16 x 16 pixels")
@@ -117,7 +125,9 @@ class TableSource:
         )
         self._physics = Physics(items, [o.category for o in self.objects], rng)
         intrinsics = Intrinsics.from_view(width, height)
-        self._renderer = RayRenderer(intrinsics)
+        self._renderer = open_renderer(renderer, intrinsics)
+        #: "rays", or OpenGL's name of the GPU.
+        self.drawn_by = self._renderer.name
         self.camera = CameraModel(
             width=width, height=height, k=intrinsics.k, d=(0.0, 0.0, 0.0, 0.0, 0.0)
         )
@@ -154,7 +164,8 @@ class TableSource:
         return [] if self._last is None else [thing.as_json() for thing in self._last.truth]
 
     def close(self) -> None:
-        """Nothing is held; here because every source can be closed."""
+        """Lets go of the renderer; may be called twice."""
+        self._renderer.close()
 
     def _truth(self, view: View) -> tuple[ObjectTruth, ...]:
         fx, _, cx, _, fy, cy, *_ = self.camera.k

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from molmo2_ros.simulation.motion import LabelledClip, draw_absence, wander
 from molmo2_ros.simulation.objects import CATEGORIES
-from molmo2_ros.simulation.render import Intrinsics, RayRenderer
+from molmo2_ros.simulation.render import RayRenderer
 from molmo2_ros.simulation.shape import rotation_z
 from molmo2_ros.simulation.texture import draw_texture
+from molmo2_ros.simulation.view import Intrinsics
 from molmo2_ros.simulation.world import (
     CameraPose,
     Item,

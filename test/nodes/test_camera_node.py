@@ -199,6 +199,21 @@ def test_a_folder_of_pictures_is_played_in_order_at_the_rate_asked_for(node_unde
         assert apart_ns > 0
 
 
+def test_a_renderer_that_cannot_be_had_ends_the_process_with_the_reason(
+    node_under_test, monkeypatch
+):
+    monkeypatch.setenv("GLCONTEXT_DEVICE_INDEX", "99")
+    node_under_test.start_process(
+        "molmo2_ros.ros.camera_node", source="table", table_renderer="egl"
+    )
+
+    code, output = node_under_test.wait_for_exit()
+
+    assert code == 2
+    assert "ConfigError: EGL gives no context of OpenGL 3.3" in output
+    assert output.strip().endswith("or let rays draw the table")
+
+
 def test_a_file_that_is_not_looped_ends_the_process_cleanly(node_under_test, video):
     node_under_test.listen("image", Image, qos.image_qos("reliable"))
     # At 2 Hz the film is long enough to be found before it ends.

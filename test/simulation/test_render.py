@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from molmo2_ros.simulation.objects import CATEGORIES, CATEGORY_NAMES, OWN_COLOUR
-from molmo2_ros.simulation.render import Intrinsics, RayRenderer
+from molmo2_ros.simulation.render import RayRenderer
+from molmo2_ros.simulation.view import Intrinsics
 from molmo2_ros.simulation.world import CameraPose, Scene, SceneObject, World, draw_room
 
 SIZE = 72
