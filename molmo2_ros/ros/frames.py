@@ -15,7 +15,7 @@ from molmo2_ros.camera.frame import CameraModel, Frame
 from molmo2_ros.errors import ImageError
 from molmo2_ros.ros import compat, images
 from molmo2_ros.ros.diagnostics import ProblemLog
-from molmo2_ros.ros.metres import NoMetres
+from molmo2_ros.ros.metres import ABSENT, NoMetres
 from molmo2_ros.ros.registration import REGISTERED_CURE, check_registered
 from molmo2_ros.tracking.depth import NUM_COEFFICIENTS, knows_distortion
 
@@ -23,7 +23,6 @@ T = TypeVar("T")
 _NUM_DEPTH_KEPT = 8
 _NUM_UNPAIRED_TOLD = 10  # images in a row without their depth; one or two are usual
 _STOPPED_S = 1.0  # depth that is so much older than the image comes no more
-_ABSENT = frozenset({"no_camera_info", "uncalibrated", "no_depth"})  # no fault: not logged
 
 
 class FrameAssembler:
@@ -100,7 +99,7 @@ class FrameAssembler:
         except NoMetres as obstacle:
             self.obstacles.append(obstacle)
             is_usual = obstacle.cause == "depth_apart" and self._num_unpaired < _NUM_UNPAIRED_TOLD
-            if obstacle.cause not in _ABSENT and not is_usual:
+            if obstacle.cause not in ABSENT and not is_usual:
                 self._problems.report(place, obstacle)
             return None
         self._problems.clear(place)

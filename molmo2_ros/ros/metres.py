@@ -26,6 +26,9 @@ BLANK_TEXTS = {
     "views of the board up to the picture's corners",
 }
 
+# Of a camera that has no depth or was never calibrated: no fault, and no warning.
+ABSENT = frozenset({"no_camera_info", "uncalibrated", "no_depth"})
+
 
 class NoMetres(ImageError):
     """No point of an image can have metres.
@@ -107,6 +110,8 @@ def metres_status(
     causes = [c for c, num in report.obstacles.items() if 2 * num > report.num_frames]
     problems = [report.texts[cause] for cause in causes]
     message = f"{report.num_in_metres} of {report.num_points} points have metres"
+    if "no_depth" in causes and ABSENT.issuperset(causes):
+        message, problems = f"off: {'; '.join(problems)}", []
     if report.blanks and not causes:
         most = max(report.blanks, key=report.blanks.__getitem__)
         causes.append(most.value)

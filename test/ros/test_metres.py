@@ -82,17 +82,27 @@ def test_a_point_over_a_hole_is_told_and_warned_of_only_where_all_are():
     assert line.message.startswith("no point has metres: a hole in the depth image")
 
 
-def test_what_the_frame_lacks_is_told_without_any_point():
+def test_a_camera_without_depth_is_told_of_and_no_warning():
     metres, frame = Metres(), make_frame(None)
     for _ in range(3):
         metres.add(frame, [], [NO_DEPTH, NoMetres("uncalibrated", "calibrate it")])
 
     line, values = line_of(metres)
 
-    assert line.level == DiagnosticStatus.WARN
-    assert line.message == "no depth image has come; remap depth; calibrate it"
+    assert line.level == DiagnosticStatus.OK
+    assert line.message == "off: no depth image has come; remap depth; calibrate it"
     assert values["cause"] == "no_depth, uncalibrated"
     assert values["frames_no_depth"] == "3"
+
+
+def test_what_the_frame_lacks_is_told_without_any_point():
+    metres = Metres()
+    metres.add(make_frame(None), [], [NoMetres("depth_stopped", "start the camera again")])
+
+    line, values = line_of(metres)
+
+    assert line.level == DiagnosticStatus.WARN
+    assert (line.message, values["cause"]) == ("start the camera again", "depth_stopped")
 
 
 def test_a_single_frame_without_depth_is_counted_and_no_warning():
