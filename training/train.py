@@ -43,6 +43,7 @@ from molmo2_ros.training.model import (
 from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
 from molmo2_ros.training.pool import ASPECTS, Pool, render_pool
 from molmo2_ros.training.rank import device_of, shares_of
+from molmo2_ros.training.scenes import track_has_gap
 from molmo2_ros.training.schedule import learning_rate
 from molmo2_ros.training.stream import Example, ExampleStream
 from molmo2_ros.training.trees import TreeBatch, TreeWriter
@@ -156,6 +157,7 @@ class Trainer:
             "clip_look": text.digit_look_accuracy,
             "clip_next": text.next_look_accuracy,
             "clip_frame": text.frames.item(),
+            "clip_gap": gap_share(examples),
         }
 
     def _share_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
@@ -307,6 +309,12 @@ class Trainer:
             for number, optimizer in enumerate(self.optimizers):
                 _load_optimizer(optimizer, tensors, f"optimizer.{number}.")
         return True
+
+
+def gap_share(examples: Sequence[Example]) -> float:
+    """Share of the tracks with an exit, an entry or an occlusion; half of them are to have one."""
+    tracks = [(q, e.sightings) for e in examples for q in e.questions if not q.absent]
+    return float(np.mean([track_has_gap(q, sightings) for q, sightings in tracks]))
 
 
 def take_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
