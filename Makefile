@@ -59,8 +59,10 @@ lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
 	$(call within,$(VENV)) python -m pytest -q test/test_lint.py test/test_architecture.py
 
 nano: $(TEST_READY)  ## train molmo2-nano from nothing into engines/nano; goes on where it was stopped
-	$(call within,$(VENV)) torchrun --nproc-per-node 2 -m molmo2_ros.training.train \
-		--config training/configs/nano.yaml --out runs/nano; \
+	$(call within,$(VENV)) config=training/configs/nano.yaml; \
+		processes=$$(python -m molmo2_ros.training.rank --config $$config); \
+		torchrun --nproc-per-node $$processes -m molmo2_ros.training.train \
+		--config $$config --out runs/nano; \
 		python -m molmo2_ros.training.publish --run runs/nano --engine engines/nano
 
 bench: $(TEST_READY)  ## every benchmark, one table each

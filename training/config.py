@@ -16,7 +16,7 @@ from molmo2_ros.training.pool import PoolConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
-    """One stage of training; batch sizes are per process."""
+    """One stage of training; batch sizes are those of one share of a step."""
 
     name: str
     steps: int  # of the optimiser
@@ -40,7 +40,7 @@ class TrainConfig:
     """Everything that decides a run."""
 
     seed: int = 0
-    processes: int = 2  # the gradients are averaged over them
+    processes: int = 2  # shares of a step: one a process, or several a process (rank.py)
     model: ModelConfig = field(default_factory=ModelConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     sprite_seed: int = 500

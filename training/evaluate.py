@@ -2,12 +2,14 @@
 
 `python -m molmo2_ros.training.evaluate --engine engines/nano --scenes 500` runs the engine through
 the package's own front door (Grounder), renders what it asks about, and prints a table; `--json`
-prints one JSON object whose `figures` holds the headline numbers.
+prints one JSON object whose `figures` holds the headline numbers, `--write` puts these into the
+engine's manifest.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import re
@@ -29,6 +31,7 @@ from molmo2_ros.errors import Molmo2Error
 from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Query, QueryKind, question_text
 from molmo2_ros.runtime.engine import load_engine
+from molmo2_ros.runtime.manifest import Manifest
 from molmo2_ros.simulation.motion import LabelledClip
 from molmo2_ros.simulation.objects import CATEGORIES
 from molmo2_ros.training.held_out import (
@@ -126,6 +129,10 @@ def score_still(
     if question.absent:
         said_none = answer.none and not answer.points
         tally.add("absent_hard" if question.hard else "absent_plain", said_none)
+        if question.hard:
+            nouns = {CATEGORIES[thing.category].noun for thing in clip.objects}
+            is_there = any(question.label.endswith(noun) for noun in nouns)
+            tally.add(f"absent, wrong {'colour' if is_there else 'thing'}", said_none)
         return
     points = [(p.x, p.y) for p in answer.points]
     mask = clip.instances[0]
@@ -175,7 +182,9 @@ def score_track(
             found = any(instance_at(mask, x, y) == instance for _, x, y in points)
             if s == SEEN:
                 area = _bin(sightings.area[number, instance - 1], AREA_BINS)
+                fraction = clip.visible_fraction[number, instance - 1]
                 tally.add(f"track area {area}", found)
+                tally.add(f"track visible {_bin(fraction, FRACTION_BINS)}", found)
             if s == GONE and len(question.instances) == 1:
                 tally.add("hidden_left_out", not points)
     tally.add("tracking_f1", track_f1(frames))
@@ -299,7 +308,7 @@ FIGURES = (
 
 def report(tally: Tally) -> dict[str, dict[str, float]]:
     """Figures, their 95 % intervals and numbers of cases, and all finer tables."""
-    # Half of the absent things share colour or category with something in view.
+    # Asked in pairs: half of them share colour or category with something in view.
     tally.scores["absent_accuracy"] = [
         *tally.scores.get("absent_plain", []),
         *tally.scores.get("absent_hard", []),
@@ -316,10 +325,20 @@ def report(tally: Tally) -> dict[str, dict[str, float]]:
     for name in sorted(tally.scores):
         if name not in figures and tally.scores[name]:
             finer[name] = round(tally.mean(name), 4)
+            cases[name] = len(tally.scores[name])
     return {"figures": figures, "low": low, "high": high, "cases": cases, "finer": finer}
 
 
-def print_table(result: dict[str, dict[str, float]], finer_cases: dict[str, int]) -> None:
+def with_metrics(
+    manifest: Manifest, figures: dict[str, float], *, num_stills: int, num_clips: int, seed: int
+) -> Manifest:
+    """A manifest that holds these figures, and on how many scenes of which seed they were made."""
+    metrics = {"scenes": num_stills, "clips": num_clips, "seed": seed, **figures}
+    training = dataclasses.replace(manifest.training, metrics=metrics)
+    return dataclasses.replace(manifest, training=training)
+
+
+def print_table(result: dict[str, dict[str, float]]) -> None:
     """For people."""
     print(f"{'figure':<22}{'value':>8}{'95 % interval':>20}{'cases':>8}")
     for name, value in result["figures"].items():
@@ -327,7 +346,7 @@ def print_table(result: dict[str, dict[str, float]], finer_cases: dict[str, int]
         print(f"{name:<22}{value:>8.3f}{interval:>20}{result['cases'][name]:>8.0f}")
     print()
     for name, value in result["finer"].items():
-        print(f"{name:<22}{value:>8.3f}{'':>20}{finer_cases[name]:>8}")
+        print(f"{name:<22}{value:>8.3f}{'':>20}{result['cases'][name]:>8.0f}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -335,13 +354,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", type=Path, default=Path("engines/nano"))
     parser.add_argument("--scenes", type=int, default=500, help="stills")
-    parser.add_argument("--clips", type=int, help="clips; default: a quarter of the stills")
+    parser.add_argument("--clips", type=int, help="clips; default: as many as stills")
     parser.add_argument("--frames", type=int, default=8, help="frames of a clip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--write", action="store_true", help="figures into the engine's manifest")
     options = parser.parse_args(arguments)
-    num_clips = max(1, options.scenes // 4) if options.clips is None else options.clips
+    num_clips = options.scenes if options.clips is None else options.clips
 
     started = time.monotonic()
     try:
@@ -354,13 +374,20 @@ def main(arguments: list[str] | None = None) -> int:
             num_frames=options.frames,
             progress=show_progress,
         )
+        result = report(tally)
+        if options.write:
+            with_metrics(
+                Manifest.load(options.engine),
+                result["figures"],
+                num_stills=options.scenes,
+                num_clips=num_clips,
+                seed=options.seed,
+            ).write(options.engine)
     except Molmo2Error as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
-    result = report(tally)
     if not options.json:
-        cases = {name: len(values) for name, values in tally.scores.items()}
-        print_table(result, cases)
+        print_table(result)
         return 0
     settings = {
         "engine": str(options.engine),

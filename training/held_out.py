@@ -58,7 +58,7 @@ def held_out_clips(seed: int, num_scenes: int, num_frames: int) -> Iterator[Labe
 
 
 def still_test_questions(sightings: Sightings, rng: np.random.Generator) -> list[Question]:
-    """About one frame: up to three single things, all of a kind, a count, two absent things.
+    """About one frame: up to three single things, all of a kind, a count, a pair of absent things.
 
     The first template of each family is asked: the one that the package itself writes.
     """
@@ -79,10 +79,7 @@ def still_test_questions(sightings: Sightings, rng: np.random.Generator) -> list
         if pool:
             j = pool[int(rng.integers(len(pool)))]
             wanted.append((kind, int(objects[j, 0]), OWN_COLOUR, False))
-    for hard in (False, True):
-        thing = absent_thing(sightings, rng, hard=hard)
-        if thing is not None:
-            wanted.append(("point", *thing, hard))
+    wanted += [("point", *thing) for thing in _absent_pair(sightings, rng)]
     asked: list[Question] = []
     for kind, category, colour, hard in wanted:
         question = still_question(sightings, kind, category, colour, None, hard=hard)
@@ -94,7 +91,7 @@ def still_test_questions(sightings: Sightings, rng: np.random.Generator) -> list
 def clip_test_questions(
     sightings: Sightings, stamps_s: tuple[float, ...], rng: np.random.Generator
 ) -> list[Question]:
-    """About a clip: up to three things that are seen, all of a kind, two absent things."""
+    """About a clip: up to three things that are seen, all of a kind, a pair of absent things."""
     objects = sightings.objects
     seen = np.flatnonzero((sightings.state == SEEN).any(0))
     wanted: list[tuple[int, int, bool]] = []
@@ -104,16 +101,26 @@ def clip_test_questions(
     if repeated:
         j = repeated[int(rng.integers(len(repeated)))]
         wanted.append((int(objects[j, 0]), OWN_COLOUR, False))
-    for hard in (False, True):
-        thing = absent_thing(sightings, rng, hard=hard)
-        if thing is not None:
-            wanted.append((*thing, hard))
+    wanted += _absent_pair(sightings, rng)
     asked: list[Question] = []
     for category, colour, hard in wanted:
         question = track_question(sightings, stamps_s, category, colour, None, hard=hard)
         if question is not None and all(q.text != question.text for q in asked):
             asked.append(question)
     return asked
+
+
+def _absent_pair(sightings: Sightings, rng: np.random.Generator) -> list[tuple[int, int, bool]]:
+    """A thing of a kind that is nowhere in the scene and a hard one, so that half are hard.
+
+    Returns:
+        category, colour and whether it is hard, of two different things; nothing where the scene
+        has no hard one (all that is in view comes in one colour) or both draws are the same.
+    """
+    plain, hard = (absent_thing(sightings, rng, hard=hard) for hard in (False, True))
+    if plain is None or hard is None or plain == hard:
+        return []
+    return [(*plain, False), (*hard, True)]
 
 
 def gap_share(clips: list[Sightings]) -> float:

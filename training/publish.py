@@ -25,7 +25,13 @@ from molmo2_ros.simulation.motion import sample_clip
 from molmo2_ros.simulation.objects import CATEGORIES
 from molmo2_ros.simulation.world import World
 from molmo2_ros.training.calibrate import fit
-from molmo2_ros.training.evaluate import evaluate, git_commit, report, show_progress
+from molmo2_ros.training.evaluate import (
+    evaluate,
+    git_commit,
+    report,
+    show_progress,
+    with_metrics,
+)
 from molmo2_ros.training.held_out import FIRST_FIT_SEED, FIRST_WORLD, clip_test_questions
 from molmo2_ros.training.scenes import locate
 
@@ -62,7 +68,7 @@ def publish(
         run: folder of a finished training.
         engine: folder to make or replace.
         num_stills: held-out scenes of one frame for the figures, and as many for the curves.
-        num_clips: held-out clips for the figures, and as many for the curves.
+        num_clips: held-out clips for the figures; the curves take a quarter of `num_stills`.
         seed: of the held-out scenes for the figures.
         fit_seed: of the held-out scenes for the curves that calibrate confidences.
 
@@ -90,7 +96,7 @@ def publish(
             grounder,
             seed=fit_seed,
             num_stills=num_stills,
-            num_clips=num_clips,
+            num_clips=num_stills // 4,
             progress=show_progress,
         )
         tally = evaluate(
@@ -100,12 +106,12 @@ def publish(
             num_clips=num_clips,
             progress=show_progress,
         )
-        figures = report(tally)["figures"]
-        measured = {"scenes": num_stills, "clips": num_clips, "seed": seed, **figures}
-        manifest = dataclasses.replace(
-            manifest,
-            training=dataclasses.replace(training, metrics=measured),
-            calibration=calibration,
+        manifest = with_metrics(
+            dataclasses.replace(manifest, calibration=calibration),
+            report(tally)["figures"],
+            num_stills=num_stills,
+            num_clips=num_clips,
+            seed=seed,
         )
         manifest.write(fresh)
         shutil.rmtree(engine, ignore_errors=True)
@@ -120,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, default=Path("runs/nano"))
     parser.add_argument("--engine", type=Path, default=Path("engines/nano"))
     parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--clips", type=int, default=125)
+    parser.add_argument("--clips", type=int, help="for the figures; default: as many as stills")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes for the figures")
     parser.add_argument(
         "--fit-seed", type=int, default=FIRST_FIT_SEED, help="of the scenes for the curves"
@@ -131,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.run,
             options.engine,
             num_stills=options.scenes,
-            num_clips=options.clips,
+            num_clips=options.scenes if options.clips is None else options.clips,
             seed=options.seed,
             fit_seed=options.fit_seed,
         )

@@ -136,6 +136,11 @@ def has_gap(sightings: Sightings) -> bool:
     return bool(_gaps(sightings).any())
 
 
+def track_has_gap(question: Question, sightings: Sightings) -> bool:
+    """Whether something that is tracked is seen in one frame and hidden or gone in another."""
+    return bool(_gaps(sightings)[[instance - 1 for instance in question.instances]].any())
+
+
 def _gaps(sightings: Sightings) -> npt.NDArray[np.bool_]:
     return (sightings.state == SEEN).any(0) & (sightings.state == GONE).any(0)
 

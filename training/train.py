@@ -1,19 +1,25 @@
 """Train molmo2-nano from nothing: `torchrun --nproc-per-node 2 -m molmo2_ros.training.train`.
 
 Read downwards: render what is missing, then the stages of the configuration. Steps are counted,
-not time, so a run does not depend on the machine's speed. A stopped run goes on from its last
-checkpoint.
+not time, so a run does not depend on the machine's speed; nor does it depend on the number of
+processes (rank.py). A stopped run goes on from its last checkpoint.
+
+Letter: G values of all gradients.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
+import operator
 import os
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +42,8 @@ from molmo2_ros.training.model import (
 )
 from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
 from molmo2_ros.training.pool import ASPECTS, Pool, render_pool
+from molmo2_ros.training.rank import device_of, shares_of
+from molmo2_ros.training.scenes import track_has_gap
 from molmo2_ros.training.schedule import learning_rate
 from molmo2_ros.training.stream import Example, ExampleStream
 from molmo2_ros.training.trees import TreeBatch, TreeWriter
@@ -44,10 +52,11 @@ log = logging.getLogger("train")
 
 VISION_PARTS = ("vision_tower", "multi_modal_projector")
 _MUON_PARTS = ("layers", "image_pooling", "image_projector")  # hidden matrices
+_RENDERING_TIMEOUT = timedelta(hours=1)  # the other processes wait while the first one renders
 
 
 class Trainer:
-    """A model in training on this process; gradients are averaged over all processes."""
+    """A model in training on this process; gradients are averaged over the shares of all."""
 
     def __init__(self, config: TrainConfig, folder: Path, device: torch.device) -> None:
         self.config, self.folder, self.device = config, folder, device
@@ -63,18 +72,20 @@ class Trainer:
         self.windows = pooling_windows(config.model).to(device)
         self.stage_index, self.step = 0, 0
         self.optimizers: list[torch.optim.Optimizer] = []
-        self.rng = np.random.default_rng([config.seed, self.rank])
-        self.stream = self._open_stream()
+        self.streams = self._open_streams()  # by share
 
-    def _open_stream(self) -> ExampleStream:
-        pool, side = self.folder / "pool", self.config.model.image_size
-        composers = []
-        if self.config.sprite_share:
-            sprites = Sprites.cached(self.folder / "sprites.npz", self.config.sprite_seed)
-            composers = [SpriteComposer(sprites, self.rng, (side, side), a) for a in ASPECTS]
-        return ExampleStream(
-            self.config, Pool(pool, "still"), Pool(pool, "clip"), composers, self.rng
-        )
+    def _open_streams(self) -> dict[int, ExampleStream]:
+        config, size = self.config, (self.config.model.image_size,) * 2
+        stills, clips = (Pool(self.folder / "pool", kind) for kind in ("still", "clip"))
+        sprites = None
+        if config.sprite_share:
+            sprites = Sprites.cached(self.folder / "sprites.npz", config.sprite_seed)
+        streams = {}
+        for share in shares_of(self.rank, self.world, config.processes):
+            rng = np.random.default_rng([config.seed, share])
+            composers = [SpriteComposer(sprites, rng, size, a) for a in ASPECTS] if sprites else []
+            streams[share] = ExampleStream(config, stills, clips, composers, rng)
+        return streams
 
     # --- one step ------------------------------------------------------------------------------
 
@@ -105,13 +116,13 @@ class Trainer:
         trees = [self.writer.write(e.stamps_s, e.questions) for e in examples]
         return self.writer.collate(trees, len(examples[0].stamps_s), self.device)
 
-    def _images_step(self, stage: StageConfig) -> dict[str, float]:
-        loss, _, seen = self._dense([self.stream.still() for _ in range(stage.images)])
+    def _images_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
+        loss, _, seen = self._dense([stream.still() for _ in range(stage.images)])
         loss.backward()
         return seen
 
-    def _stills_step(self, stage: StageConfig) -> dict[str, float]:
-        examples = [self.stream.asked_still(stage.questions) for _ in range(stage.stills)]
+    def _stills_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
+        examples = [stream.asked_still(stage.questions) for _ in range(stage.stills)]
         dense, features, seen = self._dense(examples)
         text = self.reader.loss(self._write(examples), features, self.heads)
         loss = text.text + self.config.look_weight * text.looks + self.config.dense_weight * dense
@@ -124,11 +135,11 @@ class Trainer:
         }
         return seen
 
-    def _clips_step(self, stage: StageConfig) -> dict[str, float]:
+    def _clips_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
         lengths = list(stage.clip_shares)
         shares = np.array(list(stage.clip_shares.values()))
-        num_frames = int(self.rng.choice(lengths, p=shares / shares.sum()))
-        examples = [self.stream.asked_clip(num_frames) for _ in range(stage.clips[num_frames])]
+        num_frames = int(stream.rng.choice(lengths, p=shares / shares.sum()))
+        examples = [stream.asked_clip(num_frames) for _ in range(stage.clips[num_frames])]
         # Clips do not train the vision tower, the stills beside them do: a third of the cost saved.
         with torch.no_grad():
             features, _ = self._encode(examples)
@@ -146,18 +157,29 @@ class Trainer:
             "clip_look": text.digit_look_accuracy,
             "clip_next": text.next_look_accuracy,
             "clip_frame": text.frames.item(),
+            "clip_gap": gap_share(examples),
         }
 
-    def _train_step(self, stage: StageConfig) -> dict[str, float]:
+    def _share_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
         seen: dict[str, float] = {}
         if stage.images:
-            seen |= self._images_step(stage)
+            seen |= self._images_step(stage, stream)
         if stage.stills:
-            seen |= self._stills_step(stage)
+            seen |= self._stills_step(stage, stream)
         if stage.clips:
-            seen |= self._clips_step(stage)
+            seen |= self._clips_step(stage, stream)
+        return seen
+
+    def _train_step(self, stage: StageConfig) -> dict[str, float]:
         parameters = self._trained(stage)
-        self._average_gradients(parameters)
+        seen, gradients = [], []
+        for stream in self.streams.values():
+            seen.append(self._share_step(stage, stream))
+            gradients.append(take_gradient(parameters))
+        gradient_G = functools.reduce(torch.add, gradients)
+        if self.world > 1:
+            dist.all_reduce(gradient_G)
+        put_gradient(parameters, gradient_G / self.config.processes)
         nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         rate = learning_rate(stage, self.step)
         for optimizer in self.optimizers:
@@ -165,22 +187,7 @@ class Trainer:
                 group["lr"] = rate * group["factor"]
             optimizer.step()
             optimizer.zero_grad()
-        return seen
-
-    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        if self.world == 1:
-            return
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([p.grad.flatten() for p in parameters])  # type: ignore[union-attr]
-        dist.all_reduce(flat)
-        flat /= self.world
-        start = 0
-        for parameter in parameters:
-            end = start + parameter.numel()
-            parameter.grad.copy_(flat[start:end].view_as(parameter))  # type: ignore[union-attr]
-            start = end
+        return seen[0]
 
     # --- stages --------------------------------------------------------------------------------
 
@@ -263,19 +270,21 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything that the next step depends on: weights, optimisers, random states."""
-        mine = {"rng": self.rng.bit_generator.state}
-        states: list[Any] = [mine]
+        mine = {share: s.rng.bit_generator.state for share, s in self.streams.items()}
+        gathered: list[Any] = [mine]
         if self.world > 1:
-            states = [None] * self.world
-            dist.all_gather_object(states, mine)
+            gathered = [None] * self.world
+            dist.all_gather_object(gathered, mine)
         if self.rank != 0:
             return
+        states = functools.reduce(operator.or_, gathered)
+        shares = [{"rng": states[share]} for share in range(self.config.processes)]
         tensors = {f"module.{n}": t.contiguous() for n, t in self.modules.state_dict().items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 for key, value in state.items():
                     tensors[f"optimizer.{number}.{index}.{key}"] = torch.as_tensor(value)
-        progress = {"stage": self.stage_index, "step": self.step, "processes": states}
+        progress = {"stage": self.stage_index, "step": self.step, "processes": shares}
         # One file, moved into place at once: a kill leaves the old or the new state, never half.
         partial = self.folder / "state.safetensors.partial"
         save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
@@ -293,12 +302,34 @@ class Trainer:
             {n[len("module.") :]: t for n, t in tensors.items() if n.startswith("module.")}
         )
         self.stage_index, self.step = progress["stage"], progress["step"]
-        self.rng.bit_generator.state = progress["processes"][self.rank]["rng"]
+        for share, stream in self.streams.items():
+            stream.rng.bit_generator.state = progress["processes"][share]["rng"]
         if self.step:
             self.optimizers = self._make_optimizers(self.config.stages[self.stage_index])
             for number, optimizer in enumerate(self.optimizers):
                 _load_optimizer(optimizer, tensors, f"optimizer.{number}.")
         return True
+
+
+def gap_share(examples: Sequence[Example]) -> float:
+    """Share of the tracks with an exit, an entry or an occlusion; half of them are to have one."""
+    tracks = [(q, e.sightings) for e in examples for q in e.questions if not q.absent]
+    return float(np.mean([track_has_gap(q, sightings) for q, sightings in tracks]))
+
+
+def take_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """[G] gradients one after the other, 0 where there is none; the parameters keep none."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def put_gradient(parameters: Sequence[nn.Parameter], gradient_G: torch.Tensor) -> None:
+    """Give every parameter its part of what `take_gradient` took."""
+    parts = gradient_G.split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
 
 
 def _load_optimizer(
@@ -331,15 +362,23 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = load_config(options.config)
     options.out.mkdir(parents=True, exist_ok=True)
-    rank = int(os.environ.get("RANK", "0"))
+    rank, world, local_rank = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    shares_of(rank, world, config.processes)  # refuses a wrong number before anything is rendered
+    device = device_of(options.device, local_rank, torch.cuda.device_count())
     if rank == 0:
         (options.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
         prepare_scenes(config, options.out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
+    if world > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_RENDERING_TIMEOUT)
         dist.barrier()
         torch.set_num_threads(1)
-    trainer = Trainer(config, options.out, torch.device(options.device))
+    trainer = Trainer(config, options.out, device)
     if trainer.resume() and rank == 0:
         log.info("resumed in stage %d at step %d", trainer.stage_index, trainer.step)
     trainer.run()

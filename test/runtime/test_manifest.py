@@ -26,6 +26,13 @@ def test_shipped_manifest_is_whole_and_names_its_tokens():
     assert manifest.vision.feature_width == manifest.text.hidden_size
 
 
+def test_shipped_engine_and_its_checkpoint_are_small_enough_for_the_history():
+    sizes = {path: path.stat().st_size for path in NANO.rglob("*") if path.is_file()}
+    checkpoint = sum(size for path, size in sizes.items() if NANO / "checkpoint" in path.parents)
+    assert 0 < checkpoint < 20e6
+    assert sum(sizes.values()) <= 40e6
+
+
 def test_written_manifest_reads_back_equal(tmp_path):
     manifest = Manifest.load(NANO)
     manifest.write(tmp_path)

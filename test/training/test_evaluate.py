@@ -1,6 +1,8 @@
 """The evaluator on the shipped engine, and its scoring on answers written by hand."""
 
 import json
+import re
+import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 
 from molmo2_ros.answers.answer import read_answer
 from molmo2_ros.grounder import Grounder
-from molmo2_ros.runtime.engine import load_engine
-from molmo2_ros.simulation.objects import CATEGORY_NAMES, OWN_COLOUR
+from molmo2_ros.runtime.engine import NANO, load_engine
+from molmo2_ros.runtime.manifest import Manifest
+from molmo2_ros.simulation.objects import CATEGORY_NAMES, COLOUR_NAMES, OWN_COLOUR
 from molmo2_ros.training.evaluate import (
     Tally,
     as_clip,
@@ -20,10 +23,12 @@ from molmo2_ros.training.evaluate import (
     report,
     score_still,
     score_track,
+    with_metrics,
 )
 from molmo2_ros.training.scenes import locate, still_question, track_question
 
-LEMON = CATEGORY_NAMES.index("lemon")
+LEMON, MUG = CATEGORY_NAMES.index("lemon"), CATEGORY_NAMES.index("mug")
+RED, YELLOW = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("yellow")
 LEFT, RIGHT = (20, 60, 40, 80), (120, 60, 140, 80)  # centres at 0.18 and 0.77 of the width
 HEADLINES = {
     "pointing_f1",
@@ -88,6 +93,63 @@ def test_a_single_point_is_scored_by_the_mask_and_counts_by_equality(make_clip, 
     assert tally.scores["counting_close"] == [1.0, 1.0]
 
 
+def test_what_was_found_in_a_still_is_shown_by_area_and_by_visible_fraction(make_clip, make_thing):
+    # 30 x 30 pixels, whole; 10 x 15 pixels, 40 % of it visible. The first is found.
+    boxes, fraction = [(20, 60, 50, 90), (120, 60, 130, 75)], [[1.0, 0.4]]
+    clip = make_clip([make_thing("lemon")] * 2, [boxes], fraction)
+    sightings, tally = locate(clip), Tally(scores=defaultdict(list))
+    both = still_question(sightings, "point_all", LEMON, OWN_COLOUR, None)
+    text = '<points coords="0.0 1 200 440">lemons</points>'
+    score_still(both, answered(both, clip, text), clip, sightings, tally)
+    result = report(tally)
+    rows = {n: (v, result["cases"][n]) for n, v in result["finer"].items() if ">=" in n}
+    assert rows == {
+        "area >= 900": (1.0, 1),
+        "area >= 100": (0.0, 1),
+        "visible >= 0.9": (1.0, 1),
+        "visible >= 0.3": (0.0, 1),
+    }
+
+
+def test_what_was_found_in_a_clip_is_shown_by_area_and_by_visible_fraction(make_clip, make_thing):
+    # 20 x 20 pixels, whole; the same, 60 % visible; 20 x 12 pixels, 40 % visible; too hidden to
+    # count. The first and the third are found.
+    boxes = [[LEFT], [LEFT], [(20, 60, 40, 72)], [LEFT]]
+    clip = make_clip([make_thing("lemon")], boxes, [[1.0], [0.6], [0.4], [0.25]])
+    sightings, tally = locate(clip), Tally(scores=defaultdict(list))
+    question = track_question(sightings, (0.0, 0.5, 1.0, 1.5), LEMON, OWN_COLOUR, None)
+    text = '<tracks coords="0.0 1 180 420;1.0 1 180 380">lemon</tracks>'
+    score_track(question, answered(question, clip, text), clip, sightings, tally)
+    result = report(tally)
+    rows = {n: (v, result["cases"][n]) for n, v in result["finer"].items() if ">=" in n}
+    assert rows == {
+        "track area >= 300": (0.5, 2),
+        "track area >= 200": (1.0, 1),
+        "track visible >= 0.9": (1.0, 1),
+        "track visible >= 0.5": (0.0, 1),
+        "track visible >= 0.3": (1.0, 1),
+    }
+
+
+def test_absent_things_are_told_apart_by_what_is_wrong_with_them(make_clip, make_thing):
+    clip = make_clip([make_thing("mug", "yellow"), make_thing("book", "red")], [[LEFT, RIGHT]])
+    sightings, tally = locate(clip), Tally(scores=defaultdict(list))
+    texts = ("There are none.", '<points coords="0.0 1 180 420">x</points>')
+    for thing, hard, text in (
+        ((LEMON, OWN_COLOUR), False, texts[0]),
+        ((MUG, RED), True, texts[0]),
+        ((CATEGORY_NAMES.index("bowl"), YELLOW), True, texts[1]),
+    ):
+        question = still_question(sightings, "point", *thing, None, hard=hard)
+        score_still(question, answered(question, clip, text), clip, sightings, tally)
+    result = report(tally)
+    assert result["figures"]["absent_plain"] == 1.0
+    assert result["figures"]["absent_hard"] == 0.5
+    assert result["figures"]["absent_accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+    assert result["finer"]["absent, wrong colour"] == 1.0
+    assert result["finer"]["absent, wrong thing"] == 0.0
+
+
 @pytest.mark.parametrize(
     ("text", "valid"),
     [
@@ -128,14 +190,29 @@ def test_json_holds_figures_cases_and_where_they_were_made(capsys):
         result
     )
     assert result["settings"]["seed"] == 0
+    assert result["settings"]["clips"] == 1
     assert all(0 <= value <= 1 for value in result["figures"].values())
 
 
-def test_the_table_names_every_figure(capsys):
-    assert main(["--scenes", "2", "--clips", "1", "--frames", "2", "--seed", "5"]) == 0
-    printed = capsys.readouterr().out
-    assert "pointing_f1" in printed
-    assert "95 % interval" in printed
+def test_the_table_names_every_figure_and_there_are_as_many_clips_as_stills(capsys):
+    assert main(["--scenes", "2", "--frames", "2", "--seed", "5"]) == 0
+    out, progress = capsys.readouterr()
+    assert "pointing_f1" in out
+    assert "95 % interval" in out
+    assert re.search(r"\ntrack visible >= 0\.9 +\d\.\d{3} +\d+\n", out)
+    assert "clips: 100%" in progress
+    assert "2/2" in progress.rpartition("clips: 100%")[2]
+
+
+def test_written_figures_change_nothing_else_in_the_manifest(capsys, tmp_path):
+    folder = tmp_path / "engine"
+    shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    options = ["--engine", str(folder), "--scenes", "1", "--frames", "2", "--seed", "5"]
+    assert main([*options, "--write", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    shipped, written = Manifest.load(NANO), Manifest.load(folder)
+    assert written.training.metrics == {"scenes": 1, "clips": 1, "seed": 5, **figures}
+    assert written == with_metrics(shipped, figures, num_stills=1, num_clips=1, seed=5)
 
 
 def test_a_missing_engine_is_named(capsys, tmp_path):

@@ -38,6 +38,19 @@ def test_more_scenes_than_a_seed_has_worlds_for_are_refused():
         next(held_out_clips(0, held_out.MAX_SCENES + 1, 1))
 
 
+def test_half_of_the_absent_things_are_hard(make_clip, make_thing):
+    boxes = [[(20, 60, 40, 80), (120, 60, 140, 80)]]
+    mugs = locate(make_clip([make_thing("mug", "red"), make_thing("mug", "blue")], boxes))
+    # A lemon comes in one colour: nothing hard can be made of it, so nothing absent is asked.
+    lemon = locate(make_clip([make_thing("lemon")], [boxes[0][:1]]))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        for ask in (still_test_questions, lambda s, r: clip_test_questions(s, (0.0,), r)):
+            absent = [q for q in ask(mugs, rng) if q.absent and q.kind != "count"]
+            assert [q.hard for q in absent] in ([False, True], [])
+            assert not any(q.absent and q.kind != "count" for q in ask(lemon, rng))
+
+
 def test_every_test_question_is_one_that_the_package_itself_asks():
     rng = np.random.default_rng(0)
     kinds = set()

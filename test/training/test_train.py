@@ -1,9 +1,15 @@
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
 import torch
+import yaml
 
 from molmo2_ros.training.config import StageConfig, TrainConfig
 from molmo2_ros.training.model import ModelConfig
 from molmo2_ros.training.pool import Pool, PoolConfig, render_pool
-from molmo2_ros.training.train import Trainer
+from molmo2_ros.training.train import Trainer, main
 
 CONFIG = TrainConfig(
     model=ModelConfig(vocab_size=576, vision_layers=2, text_layers=3),
@@ -12,11 +18,11 @@ CONFIG = TrainConfig(
     gapless_redraw_share=0.0,
     checkpoint_every=1,
     stages=(
-        StageConfig(name="vision", steps=2, images=2, lr=1e-3, warmup_steps=1),
+        StageConfig(name="vision", steps=2, images=1, lr=1e-3, warmup_steps=1),
         StageConfig(
             name="clips",
             steps=3,
-            stills=2,
+            stills=1,
             clips={4: 1},
             clip_shares={4: 1.0},
             lr=1e-3,
@@ -50,9 +56,43 @@ def train(folder, stop_after=None):
     return {name: tensor.clone() for name, tensor in trainer.modules.state_dict().items()}
 
 
-def test_a_killed_run_goes_on_to_the_same_weights_bit_by_bit(tmp_path):
-    pool = tmp_path / "pool"
-    render_pool(CONFIG.pool, pool, processes=1)
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes") / "pool"
+    render_pool(CONFIG.pool, folder, processes=1)
+    return folder
+
+
+@pytest.fixture
+def one_thread():
+    """As torchrun gives each of several processes: sums of many threads are rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_one_process_reaches_the_weights_of_two_bit_by_bit(tmp_path, pool, one_thread):
+    short = replace(CONFIG, stages=tuple(replace(stage, steps=1) for stage in CONFIG.stages))
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(asdict(short)))
+    files = []
+    for name in ("two", "one"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "pool").symlink_to(pool)
+        options = ["--config", str(config), "--out", str(folder), "--device", "cpu"]
+        if name == "one":
+            main(options)
+        else:
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            start = [*torchrun, "--nproc-per-node", "2", "-m", "molmo2_ros.training.train"]
+            subprocess.run([*start, *options], check=True, timeout=300)
+        files.append((folder / "checkpoint" / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_bit_by_bit(tmp_path, pool):
     assert len(Pool(pool, "still")) == 6
     assert len(Pool(pool, "clip")) == 3
     weights = []

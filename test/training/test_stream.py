@@ -1,0 +1,43 @@
+"""What training sees: tracks of which at least half have an exit, an entry or an occlusion."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from molmo2_ros.simulation import sprites as sprites_module
+from molmo2_ros.simulation.sprites import SpriteComposer, Sprites
+from molmo2_ros.training.config import load_config
+from molmo2_ros.training.pool import ASPECTS, Pool, PoolConfig, render_pool
+from molmo2_ros.training.stream import ExampleStream
+from molmo2_ros.training.train import gap_share
+
+CONFIG = load_config(Path(__file__).parents[2] / "training" / "configs" / "nano.yaml")
+SIZE = (84, 84)  # half of the nano's input, to render quickly; areas count at the nano's size
+POOL = PoolConfig(
+    image_size=SIZE[0], still_worlds=1, stills_per_world=12, clip_worlds=1, clips_per_world=12
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Few scenes, drawn as all are: rendered stills and clips, and cut-outs."""
+    folder = tmp_path_factory.mktemp("pool")
+    render_pool(POOL, folder, processes=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sprites_module, "NUM_AZIMUTHS", 1)
+        sprites = Sprites.render(4, variants=1, side_px=36)
+    return Pool(folder, "still"), Pool(folder, "clip"), sprites
+
+
+@pytest.mark.parametrize("stage", CONFIG.stages[2:], ids=lambda stage: stage.name)
+def test_half_of_the_tracks_have_an_exit_an_entry_or_an_occlusion(sources, stage):
+    stills, clips, sprites = sources
+    rng = np.random.default_rng(0)
+    composers = [SpriteComposer(sprites, rng, SIZE, aspect) for aspect in ASPECTS]
+    stream = ExampleStream(CONFIG, stills, clips, composers, rng)
+    # Clips of every length as often as the stage draws them, those of one frame too.
+    shares = np.array([stage.clip_shares[n] * stage.clips[n] for n in stage.clips])
+    lengths = rng.choice(list(stage.clips), 40, p=shares / shares.sum())
+    examples = [stream.asked_clip(int(num_frames)) for num_frames in lengths]
+    assert gap_share(examples) >= 0.5
