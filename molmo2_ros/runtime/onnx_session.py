@@ -16,7 +16,7 @@ from molmo2_ros.runtime.manifest import REBUILD
 
 _GPU_CURE = (
     "on a machine with an NVIDIA GPU: `pip uninstall -y onnxruntime onnxruntime-gpu && pip install "
-    "onnxruntime-gpu` (the two write the same folder, so that only one may be there)"
+    '"onnxruntime-gpu[cuda,cudnn]"` (the two write the same folder, so that only one may be there)'
 )
 
 try:
