@@ -1,6 +1,8 @@
 """What must stand before the first import of rclpy, torch or hypothesis, whoever starts pytest."""
 
+import fcntl
 import importlib.util
+import itertools
 import os
 import sys
 import tempfile
@@ -57,3 +59,29 @@ def pytest_configure(config):
             "or name tests that need less: colcon test --pytest-args "
             "test/camera test/prompt test/runtime test/answers test/tracking test/ros test/nodes"
         )
+
+
+# Never the one just used: a participant of the last test may take a moment to leave its domain, and
+# its latched messages would come to the next.
+_DOMAINS = itertools.cycle(range(1, 101))
+
+
+def claim_domain():
+    """A ROS domain that no other test on this machine uses, and the lock that keeps it ours."""
+    for domain_id in itertools.islice(_DOMAINS, 100):
+        lock = (Path(tempfile.gettempdir()) / f"molmo2_ros_domain_{domain_id}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return domain_id, lock
+    raise RuntimeError("all 100 ROS domains are taken; wait for the other tests to end")
+
+
+@pytest.fixture
+def domain_id():
+    """A ROS domain for one test alone."""
+    claimed, lock = claim_domain()
+    yield claimed
+    lock.close()

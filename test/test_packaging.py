@@ -3,9 +3,12 @@
 import ast
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from email import message_from_bytes
@@ -13,12 +16,18 @@ from pathlib import Path
 
 import cv2
 import pytest
+import rclpy
 from packaging.requirements import Requirement
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import PointCloud2
 
+from molmo2_ros.ros import qos
 from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("molmo2", "camera_node", "grounding_node")
+PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
 # Packages of Python and of ROS 2 that go by another name in package.xml.
 ROSDEP_KEYS = {
     "cv2": "python3-opencv",
@@ -111,12 +120,82 @@ def test_wheel_installs_nothing_beside_the_package(wheel):
     assert {name.split("-")[0] for name in top} == {"molmo2_ros"}
 
 
-def test_pip_installs_a_working_command(wheel, tmp_path):
-    options = ["--no-deps", "--no-index", "-q", "--prefix", str(tmp_path)]
-    run(sys.executable, "-m", "pip", "install", *options, str(wheel), cwd=tmp_path)
-    site = next(tmp_path.glob("lib/python*/site-packages"))
-    said = run(str(tmp_path / "bin" / "molmo2"), "--help", cwd=tmp_path, PYTHONPATH=str(site))
-    assert "ask" in said
+@pytest.fixture(scope="module")
+def prefix(wheel, tmp_path_factory):
+    """Where pip installed the wheel."""
+    folder = tmp_path_factory.mktemp("prefix")
+    options = ["--no-deps", "--no-index", "-q", "--prefix", str(folder)]
+    run(sys.executable, "-m", "pip", "install", *options, str(wheel), cwd=folder)
+    return folder
+
+
+def from_pip(prefix, command):
+    """A shell's words that run a command of a prefix."""
+    site = next(prefix.glob("lib/python*/site-packages"))
+    return f"export PYTHONPATH={site} && exec {prefix}/bin/{command}"
+
+
+def test_pip_installs_a_working_command(prefix, tmp_path):
+    assert "ask" in run("bash", "-c", from_pip(prefix, "molmo2 --help"), cwd=tmp_path)
+
+
+def received(kind, topic, wanted, domain_id):
+    """Whether a wanted message of a topic came in time."""
+    context = Context()
+    rclpy.init(args=[], context=context, domain_id=domain_id)
+    node = rclpy.create_node("robot", context=context)
+    messages = []
+    node.create_subscription(kind, topic, messages.append, qos.image_qos("best_effort"))
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    end = time.monotonic() + PATIENCE_S
+    while not any(map(wanted, messages)) and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.1)
+    node.destroy_node()
+    context.try_shutdown()
+    return any(map(wanted, messages))
+
+
+def start_nodes(shell, domain_id, cwd):
+    """Camera and grounding node, each as one process of its own group."""
+    query = shlex.quote("queries:=['point: the red mug']")
+    return [
+        subprocess.Popen(
+            ["bash", "-c", shell(command)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": "", "ROS_DOMAIN_ID": str(domain_id)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for command in ("camera_node", f"grounding_node --ros-args -p {query}")
+    ]
+
+
+def assert_points_come(shell, domain_id, cwd):
+    """Start the executables outside the source tree, get a target over DDS, end them."""
+    nodes = start_nodes(shell, domain_id, cwd)
+    try:
+        came = received(PointCloud2, "/grounding/points", lambda m: m.width > 0, domain_id)
+        for node in nodes:
+            node.send_signal(signal.SIGINT)
+        said = [node.communicate(timeout=PATIENCE_S)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert came, said
+    assert [node.returncode for node in nodes] == [0, 0], said
+
+
+def test_nodes_that_pip_installed_point(prefix, domain_id, tmp_path):
+    assert_points_come(lambda command: from_pip(prefix, command), domain_id, tmp_path)
+
+
+def test_nodes_that_colcon_installed_point(workspace, domain_id, tmp_path):
+    home = workspace / "install" / "molmo2_ros" / "lib" / "molmo2_ros"
+    setup = f"source {workspace}/install/setup.bash"
+    assert_points_come(lambda command: f"{setup} && exec {home}/{command}", domain_id, tmp_path)
 
 
 def test_colcon_puts_the_package_where_ros2_looks(workspace):
