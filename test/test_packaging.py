@@ -293,6 +293,23 @@ def test_whole_suite_says_at_once_what_it_lacks():
     assert re.search(r"whole suite needs torch, .* pip install", results[0].stderr)
 
 
+@pytest.mark.parametrize("workspace", ["copied"], indirect=True)
+def test_colcon_test_collects_the_whole_suite(workspace, request):
+    """At least what this session holds, which is all of it under `make test`."""
+    said = within(
+        workspace,
+        "colcon test --event-handlers console_direct+ --return-code-on-test-failure "
+        "--pytest-args --collect-only -q",
+        cwd=workspace,
+    )
+    files = run("git", "ls-files", "-z", "test", cwd=ROOT).split("\0")
+    collected = re.findall(r"^(test/\S+\.py)::", said, re.MULTILINE)
+    assert set(collected) == {name for name in files if re.search(r"/test_\w+\.py$", name)}
+    assert len(collected) >= len(request.session.items)
+    assert re.search(rf"^{len(collected)} tests collected", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("workspace", ["linked"], indirect=True)
 def test_colcon_test_runs_pytest_and_counts_its_tests(workspace):
     """Without an extra named test colcon turns to unittest, finds nothing and reports success."""
     within(
