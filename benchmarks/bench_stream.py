@@ -261,7 +261,7 @@ def measure_first_point(engine: Engine, threads: int, num_answers: int, into: Me
 def measure_node(engine: Engine, threads: int, num_answers: int, into: Measured) -> None:
     """From a frame at the camera node to the published answer about a clip that ends with it."""
     del engine
-    from benchmarks.nodes import frame_to_answer
+    from benchmarks.bench_nodes import frame_to_answer
 
     ages_ms, cpu_share, resident_mb = frame_to_answer(
         ONE_TARGET, ANSWERS_HZ, max(20.0, num_answers / ANSWERS_HZ), threads

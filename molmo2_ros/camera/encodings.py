@@ -2,8 +2,8 @@
 
 The messages' fields come in plain, so that this file needs no ROS.
 Source: sensor_msgs/Image, sensor_msgs/CompressedImage, sensor_msgs image_encodings.hpp, and the
-conversions of cv_bridge's toCvCopy(message, "rgb8"). Beyond cv_bridge: the newer names uyvy and
-yuyv, nv12 and nv21, and 16-bit images of the other byte order.
+conversions of cv_bridge's toCvCopy(message, "rgb8"), byte for byte (test/camera/test_cv_bridge.py).
+Beyond cv_bridge: the newer names uyvy and yuyv, nv12 and nv21.
 """
 
 from __future__ import annotations
@@ -218,14 +218,22 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
 def read_encoded(encoded: npt.NDArray[np.uint8], flags: int) -> Pixels | None:
     """What OpenCV makes of a picture's bytes; None where it makes nothing of them.
 
+    A JPEG that was cut is nothing: before 4.11 OpenCV fills what is missing and says no word.
+
     Args:
         encoded: the bytes.
         flags: cv2.IMREAD_COLOR or cv2.IMREAD_UNCHANGED.
     """
     try:
-        return cv2.imdecode(encoded, flags) if encoded.size else None
+        return None if _is_cut(encoded.tobytes()) else cv2.imdecode(encoded, flags)
     except cv2.error:  # a header that claims more than 2 ** 30 pixels
         return None
+
+
+def _is_cut(encoded: bytes) -> bool:
+    """No bytes, or a JPEG whose last scan (0xFFDA) has no end of image (0xFFD9) behind it."""
+    is_jpeg = encoded.startswith(b"\xff\xd8")
+    return not encoded or (is_jpeg and encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda"))
 
 
 def encode_jpeg(image: npt.NDArray[np.uint8], quality: int = 85) -> bytes:

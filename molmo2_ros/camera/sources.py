@@ -95,8 +95,8 @@ def read_picture(path: str | Path) -> npt.NDArray[np.uint8]:
     bgr = read_encoded(encoded, cv2.IMREAD_COLOR)
     if bgr is None:
         raise ImageError(
-            f"{path} ({encoded.size} bytes) is not a picture that OpenCV reads; convert it to PNG "
-            "or JPEG"
+            f"{path} ({encoded.size} bytes) is not a picture that OpenCV reads, or was cut; fetch "
+            "it again, or convert it to PNG or JPEG"
         )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 

@@ -22,14 +22,17 @@ from molmo2_ros.ros.playback import Playback, camera_from_fov
 from molmo2_ros.ros.process import run_node
 
 TABLE = "table"
+_RETRY_S = 1.0  # between two attempts to open a source
 
 
 class CameraNode(Node):
     """Publishes `image`, `camera_info` and, for the table, `depth` and `truth`.
 
+    A source that cannot be opened or breaks is told of and tried again: a file may appear, a camera
+    may be plugged in.
+
     Raises:
-        ConfigError: a parameter given at start is wrong.
-        ImageError: the source cannot be opened.
+        ConfigError: a parameter given at start is wrong, or the table's packages are missing.
     """
 
     def __init__(self, **node_arguments: Any) -> None:
@@ -54,6 +57,9 @@ class CameraNode(Node):
             is_device=wanted.source.startswith("/dev/"),
             can_skip=not self._is_table,
         )
+        if self._is_table:
+            self._playback.open()  # what it lacks does not come by waiting
+        self._is_playing = False
         pictures = qos.image_qos(wanted.image_reliability)
         results = qos.result_qos()
         self._image = self.create_publisher(Image, "image", pictures)
@@ -80,8 +86,6 @@ class CameraNode(Node):
 
     def start(self) -> None:
         """Begin to play."""
-        wanted = self._server.snapshot
-        self.get_logger().info(f"playing {wanted.source} at {self._playback.rate_hz:g} Hz")
         self._player.start()
 
     def close(self) -> None:
@@ -97,24 +101,24 @@ class CameraNode(Node):
                 frame = self._playback.next_frame(loop=self._server.snapshot.loop)
                 if frame is None:
                     return
+                self._tell_playing()
                 self._publish(frame)
                 self._frames.tick()
             except Molmo2Error as error:
                 self._problems.report("camera", error)
-                self._recover()
+                self._is_playing = False
+                self._playback.close()
+                self._closing.wait(_RETRY_S)
             except Exception as error:
                 if compat.is_shutting_down(error, self.context):
                     return
                 raise
 
-    def _recover(self) -> None:
-        """Open the source anew after a moment: a camera may have been plugged in again."""
-        if self._closing.wait(1.0):
-            return
-        try:
-            self._playback.reopen()
-        except Molmo2Error as error:
-            self._problems.report("camera", error)
+    def _tell_playing(self) -> None:
+        if not self._is_playing:
+            self._is_playing = True
+            source, rate_hz = self._server.snapshot.source, self._playback.rate_hz
+            self.get_logger().info(f"playing {source} at {rate_hz:g} Hz")
 
     def _publish(self, frame: Frame) -> None:
         wanted = self._server.snapshot
@@ -136,7 +140,7 @@ class CameraNode(Node):
             truth = {
                 "stamp": images.stamp_json(stamp_ns),
                 "frame_id": frame_id,
-                "objects": self._playback.source.truth(),  # type: ignore[attr-defined]
+                "objects": self._playback.source.truth(),  # type: ignore[union-attr]
             }
             self._truth.publish(String(data=json.dumps(truth)))
 
@@ -180,6 +184,8 @@ def _table(wanted: CameraParameters) -> FrameSource:
             f"source is table, which needs the package {error.name}, and it is not installed; "
             "pip install 'molmo2_ros[simulation]', or give source:= a video file or /dev/videoN"
         ) from error
+    except ValueError as error:
+        raise ConfigError(f"source is table, and its {error}; give another rate_hz") from error
 
 
 def main(args: list[str] | None = None) -> int:

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             watcher.close()
     # A node that is told to end while it still starts may end otherwise than it should.
     problems = [problem] if problem or interrupted else died
-    return _verdict(watcher, problems, bool(interrupted))
+    return verdict(watcher, problems, bool(interrupted))
 
 
 def _watch(
@@ -88,6 +88,7 @@ def _watch(
         while not interrupted and rclpy.ok():
             executor.spin_once(timeout_sec=0.1)
             problem = next(filter(None, (process.problem() for process in processes)), "")
+            problem = problem or watcher.camera_problem
             if problem:
                 return problem
             now = time.monotonic()
@@ -103,7 +104,12 @@ def _watch(
         compat.shut_down()
 
 
-def _verdict(watcher: Watcher, problems: list[str], was_interrupted: bool) -> int:
+def verdict(watcher: Watcher, problems: list[str], was_interrupted: bool) -> int:
+    """Print what there is and what is missing.
+
+    Returns:
+        the exit code, as of `main`.
+    """
     for problem in filter(None, problems):
         print(f"demo: {problem}", file=sys.stderr)
     for path in watcher.files:

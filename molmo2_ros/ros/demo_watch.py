@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.context import Context
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from std_msgs.msg import String
@@ -37,6 +39,7 @@ class Watcher:
         self._begun = time.monotonic()
         self.started_at: float | None = None  # monotonic time of the first answer
         self.refused: set[int] = set()  # ids of queries that the model cannot answer
+        self.camera_problem = ""  # why the camera has not shown anything yet
         self._num_frames = 0
         self._num_points = 0
         self._num_tracks = 0
@@ -44,12 +47,13 @@ class Watcher:
         self._rows: npt.NDArray[Any] | None = None  # of the newest ~/points
         self._untold: list[dict[str, Any]] = []  # answers that wait for the next ~/points
 
-    def join(self) -> Node:
+    def join(self, context: Context | None = None) -> Node:
         """A node that listens; the caller spins and destroys it."""
-        node = rclpy.create_node("demo")
+        node = rclpy.create_node("demo", context=context)
         reliable = qos.result_qos()
         for topic, kind, callback in (
             ("camera_info", CameraInfo, self._on_camera_info),
+            ("/diagnostics", DiagnosticArray, self._on_diagnostics),
             ("grounding/points", PointCloud2, self._on_points),
             ("grounding/tracks", PointCloud2, self._on_tracks),
             ("grounding/answer", String, self._on_answer),
@@ -88,6 +92,12 @@ class Watcher:
         if self._num_frames == 1:
             since_s = time.monotonic() - self._begun
             print(f"{since_s:6.1f} s  the camera is up", flush=True)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for line in message.status:
+            is_bad = line.level == DiagnosticStatus.ERROR
+            if line.name == "camera: source" and is_bad and not self._num_frames:
+                self.camera_problem = f"the camera shows nothing: {line.message}"
 
     def _on_points(self, message: PointCloud2) -> None:
         self._num_points += 1

@@ -17,6 +17,7 @@ class Playback:
     A file's or the table's frame is stamped with the start of the pass plus its own time. A file
     that falls behind skips up to a second of frames to keep its pace; the table, which is computed,
     slows down instead, and its stamps stay those of the real moment. A device stamps itself.
+    The source is opened when its first frame is wanted, and anew after `close`.
 
     Args:
         open_source: opens the source from its start.
@@ -43,7 +44,8 @@ class Playback:
         self._rate_hz = rate_hz
         self._is_device = is_device
         self._can_skip = can_skip
-        self.source = open_source()
+        self.source: FrameSource | None = None
+        self._source_rate_hz = 0.0
         self._start_ns: int | None = None
         self._index = 0
         self.num_skipped = 0
@@ -51,8 +53,21 @@ class Playback:
 
     @property
     def rate_hz(self) -> float:
-        """Frames a second that playback aims at."""
-        return self._rate_hz or self.source.rate_hz
+        """Frames a second that playback aims at; 0 while the source has never told its own."""
+        return self._rate_hz or self._source_rate_hz
+
+    def open(self) -> FrameSource:
+        """Open the source at its start, unless it is open.
+
+        Raises:
+            ImageError: it cannot be opened.
+            ConfigError: the simulated table cannot be had.
+        """
+        if self.source is None:
+            self.source = self._open()
+            self._source_rate_hz = self.source.rate_hz
+            self._start_ns, self._index = None, 0
+        return self.source
 
     def next_frame(self, *, loop: bool) -> Frame | None:
         """Wait for the moment of the next frame and return it, stamped.
@@ -64,11 +79,11 @@ class Playback:
             the frame, or None at the end or when the node is closing.
 
         Raises:
-            ImageError: the source failed.
+            ImageError: the source cannot be opened, or failed.
         """
         skipped = 0
         while True:
-            frame = self.source.read()
+            frame = self.open().read()
             if frame is None:
                 if not loop or not self._rewind():
                     return None
@@ -104,23 +119,15 @@ class Playback:
     def _rewind(self) -> bool:
         if self._index == 0:
             return False  # an empty source would turn for ever
-        self.reopen()
+        self.close()
         self.num_passes += 1
         return self._wait_s(1.0 / self.rate_hz)
 
-    def reopen(self) -> None:
-        """Begin the source again.
-
-        Raises:
-            ImageError: it cannot be opened any more.
-        """
-        self.source.close()
-        self.source = self._open()
-        self._start_ns, self._index = None, 0
-
     def close(self) -> None:
-        """Release the file or device."""
-        self.source.close()
+        """Release the file or device; whoever wants another frame begins again."""
+        if self.source is not None:
+            self.source.close()
+            self.source = None
 
 
 def camera_from_fov(width: int, height: int, horizontal_fov_deg: float) -> CameraModel | None:

@@ -29,7 +29,7 @@ def run_node(make: Callable[[], Any], args: list[str] | None, *, shares_memory: 
         shares_memory: whether this process publishes large images (compat.offer_shared_memory).
 
     Returns:
-        exit code: 0, or 2 where a parameter or a source was refused.
+        exit code: 0, or 2 where a parameter was refused.
     """
     transport = compat.offer_shared_memory() if shares_memory else ""
     signal.signal(signal.SIGINT, lambda *_: None)

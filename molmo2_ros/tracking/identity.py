@@ -57,26 +57,19 @@ def unlikeness(
     return np.asarray(np.nan_to_num(apart_CA) / OTHER_COLOUR)
 
 
-def assign(
-    distance_CA: npt.NDArray[np.float64],
-    gate_px: float | npt.NDArray[np.float64],
-    unlikeness_CA: float | npt.NDArray[np.float64] = 0.0,
-) -> list[tuple[int, int]]:
-    """Pair targets and answers one to one so that the sum of distances is least.
+def assign(cost_CA: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Pair targets and answers one to one so that the sum of costs is least.
 
     Args:
-        distance_CA: pixels, inf where a pair is out of the question.
-        gate_px: a pair must be nearer than this; a number or one per target [C].
-        unlikeness_CA: takes up this share of the gate.
+        cost_CA: from 1 on a pair is out of the question.
 
     Returns:
-        pairs of rows and columns; far pairs are left out and do not pull near ones apart.
+        pairs of rows and columns; costly pairs are left out and do not pull good ones apart.
     """
-    gate_C1 = np.broadcast_to(np.asarray(gate_px, np.float64), len(distance_CA))[:, None]
-    relative_CA = np.minimum(distance_CA / gate_C1 + unlikeness_CA, 1.0)
-    rows, columns = linear_sum_assignment(relative_CA)
+    bounded_CA = np.minimum(cost_CA, 1.0)
+    rows, columns = linear_sum_assignment(bounded_CA)
     return [
         (int(row), int(column))
         for row, column in zip(rows, columns, strict=True)
-        if relative_CA[row, column] < 1.0
+        if bounded_CA[row, column] < 1.0
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -222,27 +222,10 @@ class Tracker:
         self, objects: Sequence[AnsweredObject], query_id: int, answer: Answer
     ) -> list[_Track]:
         """The track of each object: a carried one, one lost lately, or a new one."""
-        newest = self._newest
-        assert newest is not None
-        gate_px = GATE_SHARE * math.hypot(newest.width, newest.height)
-        found: dict[int, _Track] = {}
+        known = [track for track in (*self._tracks, *self._lost) if track.query_id == query_id]
         colours_A3 = self._colours(objects)
-        paths = [entry.path for entry in objects]
-        active = [track for track in self._tracks if track.query_id == query_id]
-        lost = [track for track in self._lost if track.query_id == query_id]
-        # A target that was lost only after the answered frame has been carried over it, too.
-        known = [*active, *[t for t in lost if t.lost_ns > answer.stamps_ns[-1]]]
-        distance_CA = distances([track.path for track in known], paths)
-        # A model wanders on a thing of several colours: there the place says more than the looks.
-        unlike_CA = np.minimum(unlikeness(_colours_of(known), colours_A3), 1.0)
-        for row, column in assign(distance_CA, gate_px, CARRIED_LOOKS * unlike_CA):
-            found[column] = known[row]
-        found |= self._found_again(
-            [track for track in (*lost, *active) if track not in found.values()],
-            {column: paths[column] for column in range(len(objects)) if column not in found},
-            colours_A3,
-            answer.stamps_ns[-1],
-        )
+        cost_CA = self._costs(known, objects, colours_A3, answer.stamps_ns[-1])
+        found = {column: known[row] for row, column in assign(cost_CA)}
         tracks = []
         for column, entry in enumerate(objects):
             track = found.get(column)
@@ -258,38 +241,39 @@ class Tracker:
             tracks.append(track)
         return tracks
 
-    def _found_again(
+    def _costs(
         self,
-        lost: Sequence[_Track],
-        paths: Mapping[int, Mapping[int, tuple[float, float]]],
+        known: Sequence[_Track],
+        objects: Sequence[AnsweredObject],
         colours_A3: F64,
         answered_ns: int,
-    ) -> dict[int, _Track]:
-        """Objects that no carried target is near, and which lost one each is.
+    ) -> F64:
+        """How ill an object goes with a track, [C, A]; from 1 on it is another thing's.
 
-        Where one may be by now says little, looks say more, and of two the one lost last is it.
-        A carried one without an answer may have been carried off by what passed before it: it is
-        sought where it was confirmed last.
+        Where a target was carried over the answered frame, its place there says most: a model
+        wanders on a thing of several colours. Of one that is out of sight, or may have been
+        carried off by what passed before it, the looks say most, and of two the one lost last
+        is it.
         """
-        assert self._newest is not None
-        away_s = {
-            track: (answered_ns - (track.lost_ns if track in self._lost else track.confirmed_ns))
-            / 1e9
-            for track in lost
-        }
-        lost = [track for track in lost if away_s[track] <= REMEMBER_S]
-        columns = list(paths)
-        was = [{0: track.last_place(track in self._lost)} for track in lost]
-        now = [{0: next(iter(paths[column].values()))} for column in columns]
-        away_C = np.array([max(0.0, away_s[track]) for track in lost])
-        diagonal_px = math.hypot(self._newest.width, self._newest.height)
+        newest = self._newest
+        assert newest is not None
+        diagonal_px = math.hypot(newest.width, newest.height)
+        paths = [entry.path for entry in objects]
+        unlike_CA = unlikeness(_colours_of(known), colours_A3)
+        carried_CA = distances([track.path for track in known], paths) / (GATE_SHARE * diagonal_px)
+        carried_CA += CARRIED_LOOKS * np.minimum(unlike_CA, 1.0)
+        is_lost = [track in self._lost for track in known]
+        since_C = [
+            t.lost_ns if lost else t.confirmed_ns for t, lost in zip(known, is_lost, strict=True)
+        ]
+        away_C = np.maximum(0.0, (answered_ns - np.array(since_C)) / 1e9)
+        was = [{0: track.last_place(lost)} for track, lost in zip(known, is_lost, strict=True)]
+        now = [{0: next(iter(path.values()))} for path in paths]
         gate_C = diagonal_px * (GATE_SHARE + LOST_SPEED_SHARE * away_C)
-        unlike_CA = unlikeness(_colours_of(lost), colours_A3[columns])
-        unlike_CA += (AWAY_WEIGHT * away_C)[:, None]
-        return {
-            columns[column]: lost[row]
-            for row, column in assign(distances(was, now), gate_C, unlike_CA)
-        }
+        sought_CA = distances(was, now) / gate_C[:, None] + unlike_CA
+        sought_CA += AWAY_WEIGHT * away_C[:, None]
+        sought_CA[away_C > REMEMBER_S] = np.inf
+        return np.asarray(np.minimum(carried_CA, sought_CA))
 
     def _colours(self, objects: Sequence[AnsweredObject]) -> F64:
         """The colour of each object where it was last seen, at one exposure: [A, 3]."""

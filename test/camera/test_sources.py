@@ -205,8 +205,10 @@ def test_impossible_rate_is_refused(tmp_path, rate_hz):
 
 
 def test_device_that_is_no_camera_is_refused(tmp_path):
-    path = tmp_path / "video0"
-    path.write_bytes(b"")
+    # A character device that knows none of V4L2's calls, and a file in a device's place.
+    (tmp_path / "video0").symlink_to("/dev/null")
+    (tmp_path / "video1").write_bytes(b"")
 
-    with pytest.raises(ImageError, match="video0 cannot be opened; check that no other program"):
-        DeviceSource(str(path))
+    for name in ("video0", "video1"):
+        with pytest.raises(ImageError, match=f"{name} cannot be opened; check that no other"):
+            DeviceSource(str(tmp_path / name))

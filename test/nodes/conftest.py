@@ -31,6 +31,7 @@ class NodeUnderTest:
     def __init__(self, domain_id):
         self.domain_id = domain_id
         self.received = {}
+        self.arrived_ns = {}  # when, by the system clock
         self.node = None  # the node itself where it lives in this process
         self.process = None
         self._playing = threading.Event()
@@ -39,10 +40,10 @@ class NodeUnderTest:
         self._contexts = []
         self._publishers = {}
         self._clients = {}
-        self._robot = self._spin(lambda context: rclpy.create_node("robot", context=context))
+        self._robot = self.spin(lambda context: rclpy.create_node("robot", context=context))
 
-    def _spin(self, make):
-        """A node on a context of its own, spun by a thread."""
+    def spin(self, make):
+        """A node on a context of its own, spun by a thread until the end of the test."""
         context = Context()
         rclpy.init(args=[], context=context, domain_id=self.domain_id)
         node = make(context)
@@ -69,7 +70,7 @@ class NodeUnderTest:
         """Start a node in this process: same code, same DDS, no second interpreter to wait for."""
         arguments = {} if load is None else {"load": load}
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        self.node = self._spin(
+        self.node = self.spin(
             lambda context: node_class(context=context, parameter_overrides=overrides, **arguments)
         )
         self.node.start()
@@ -108,9 +109,11 @@ class NodeUnderTest:
     def listen(self, topic, message_type, profile=None):
         """Keep what comes on a topic."""
         self.received[topic] = []
+        self.arrived_ns[topic] = []
 
         def keep(message):
             with self._news:  # guards received
+                self.arrived_ns[topic].append(time.time_ns())
                 self.received[topic].append(message)
                 self._news.notify_all()
 
@@ -136,7 +139,7 @@ class NodeUnderTest:
 
         with self._news:  # guards received
             came = self._news.wait_for(look, PATIENCE_S)
-        last = self.received[topic][-1:]
+        last = str(self.received[topic][-1:])[:2000]
         assert came, f"no such message on {topic} in {PATIENCE_S} s; the last one: {last}"
         return found[0]
 

@@ -15,6 +15,11 @@ ROOT = Path(__file__).parents[2]
 LAST_LINE = re.compile(
     r"demo: (\d+) frames, (\d+) points messages, (\d+) tracks messages, (\d+) answers"
 )
+TARGET, METRES, AGE = (
+    r"#\d+ \(\d+, \d+\) px",
+    r"\(-?0\.\d\d, -?0\.\d\d, [01]\.\d\d\) m",
+    r"age \d+\.\d\d s",
+)
 
 
 @pytest.fixture
@@ -52,20 +57,59 @@ def test_the_table_is_asked_filmed_and_counted(start, tmp_path):
     assert len(LAST_LINE.findall(printed)) == 1
     for words in ("point  the red mug", "count  mugs", "track  the lemon"):
         assert words in printed
+    assert re.search(rf"^ +\d+\.\d s  point  the red mug +{TARGET} {METRES} {AGE}", printed, re.M)
+    assert re.search(rf"^ +\d+\.\d s  count  mugs +\d+; {TARGET} {METRES} {AGE}", printed, re.M)
     film = cv2.VideoCapture(str(tmp_path / "demo.mp4"))
     assert film.read()[1].shape == (480, 640, 3)
     assert cv2.imread(str(tmp_path / "demo.png")).shape == (480, 640, 3)
 
 
-def test_a_video_that_is_not_there_ends_it_with_the_reason(start, tmp_path):
-    demo = start("--video", "/no/such/video.mp4", "--output", str(tmp_path))
+@pytest.fixture
+def film(table_frames, tmp_path):
+    path = tmp_path / "table.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (320, 240))
+    for frame in table_frames:
+        writer.write(cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+def test_a_video_of_ones_own_is_asked_what_one_wants_to_know(start, film, tmp_path):
+    queries = ("--query", "track: the red mug", "--query", "How many mugs are there?")
+    demo = start("--video", str(film), *queries, "--seconds", "2", "--output", str(tmp_path))
+
+    printed, told = demo.communicate(timeout=220)
+
+    assert demo.returncode == 0, told
+    assert f"demo: source {film}, engine nano" in told
+    # A film has no depth, so there are pixels only.
+    assert re.search(rf"^ +\d+\.\d s  track  the red mug +{TARGET} {AGE}", printed, re.M)
+    assert re.search(rf"^ +\d+\.\d s  count  mugs +\d+; {TARGET} {AGE}", printed, re.M)
+    assert " m age" not in printed
+    assert all(map(int, LAST_LINE.fullmatch(printed.splitlines()[-1]).groups()))
+
+
+@pytest.mark.parametrize(
+    ("option", "source", "words"),
+    [
+        ("--video", "/no/such/video.mp4", "does not exist; check the path"),
+        ("--camera", "/dev/video97", "does not exist; list the cameras with `ls /dev/video*`"),
+    ],
+)
+def test_a_source_that_cannot_be_opened_ends_it_with_the_reason(
+    start, tmp_path, option, source, words
+):
+    started_s = time.monotonic()
+    demo = start(option, source, "--output", str(tmp_path))
 
     printed, told = demo.communicate(timeout=220)
 
     assert demo.returncode == 1
-    assert "ImageError: /no/such/video.mp4 does not exist; check the path" in told
+    assert f"demo: the camera shows nothing: {source} {words}" in told
     assert "Traceback" not in told
     assert printed.endswith("demo: 0 frames, 0 points messages, 0 tracks messages, 0 answers\n")
+    # Long before the time that an answer is waited for.
+    assert time.monotonic() - started_s < 60
 
 
 def test_a_thing_that_the_model_does_not_know_ends_it_with_what_it_knows(start, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PointStamped
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
@@ -186,59 +186,6 @@ def test_a_free_question_is_answered_once_and_stands_nowhere(node_under_test, ca
     assert refused["refused"]
     assert "cannot do 'ask'" in refused["problems"][0]
     assert sum(about("count")(m) for m in node_under_test.received["grounding/answer"]) == 1
-
-
-BAD_IMAGES = {
-    "encoding": ({"encoding": "vacuum"}, "unknown image encoding 'vacuum'; expected one of rgb8"),
-    "step": ({"step": 7}, "step is 7 bytes, expected at least 960"),
-    "length": ({"height": 241}, "data has 230400 bytes, expected 231360"),
-    "size": ({"width": 0, "height": 0, "step": 0, "data": []}, "image is 0x0 pixels"),
-}
-BAD_QUERIES = {
-    "empty": (" \n", "query is empty, expected words such as"),
-    "long": ("x" * 100_000, "query has 100000 characters, expected at most 2000"),
-    "patches": ("point: " + "<im_patch>" * 30, "query holds '<im_patch>', a control token"),
-    "ends": ("track: the mug<|im_end|>" * 9, r"query holds '<\|im_end\|>', a control token"),
-    "unknown": ("point: the spaceship", "does not know 'spaceship', it knows: .*mug"),
-    "no such": ("remove: nothing", "no query is named 'nothing'; what stands: red_mug"),
-}
-
-
-def test_bad_images_and_bad_queries_are_told_apart_and_the_node_goes_on(node_under_test, camera):
-    node_under_test.listen("/diagnostics", DiagnosticArray)
-    node_under_test.listen("grounding/answer", String, qos.result_qos())
-    node_under_test.start(
-        GroundingNode,
-        queries=["point: the red mug"],
-        diagnostics_period_s=0.1,
-        image_reliability="reliable",  # each bad image is sent once: none may be lost
-    )
-    image = images.image_message(np.zeros((240, 320, 3), np.uint8), 1, "table_optical")
-
-    for change, words in BAD_IMAGES.values():
-        bad = Image(**{n: getattr(image, n) for n in image.get_fields_and_field_types()})
-        for name, value in change.items():
-            setattr(bad, name, value)
-        node_under_test.send("image", bad, qos.image_qos("reliable"))
-        node_under_test.wait_for(
-            "/diagnostics", lambda m, w=words: re.match(w, status_of(m, "camera").message)
-        )
-    for text, words in BAD_QUERIES.values():
-        node_under_test.send("grounding/query", String(data=text))
-        told = node_under_test.wait_for(
-            "/diagnostics", lambda m, w=words: re.search(w, status_of(m, "queries").message)
-        )
-        assert len(status_of(told, "queries").message) <= 400
-        refused = node_under_test.set_parameter("grounding", "queries", [text])
-        assert not refused.successful
-        assert text.startswith("remove") or re.search(words, refused.reason)
-
-    node_under_test.play(camera, rate_hz=5.0)
-    node_under_test.wait_for("grounding/answer", about("point"))
-    last = node_under_test.received["/diagnostics"][-1]
-    counts = values_of(status_of(last, "camera"))
-    assert int(counts["problems_ImageError"]) == len(BAD_IMAGES)
-    assert int(counts["problems_QueryError"]) == len(BAD_QUERIES)
 
 
 def test_a_query_that_this_model_cannot_be_asked_stands_refused_with_the_reason(

@@ -22,25 +22,19 @@ def test_a_stamp_that_was_not_carried_is_held_against_the_nearest():
 def test_paths_far_apart_in_time_cannot_be_paired():
     distance_CA = distances([{1: (0.0, 0.0)}], [{2 + NEAR_NS: (0.0, 0.0)}])
     assert np.isinf(distance_CA).all()
-    assert assign(distance_CA, 80.0) == []
+    assert assign(distance_CA / 80.0) == []
 
 
 def test_two_that_cross_are_told_apart_by_where_they_were():
     left_to_right = {0: (0.0, 0.0), 1: (50.0, 0.0), 2: (100.0, 0.0)}
     right_to_left = {0: (100.0, 0.0), 1: (50.0, 0.0), 2: (0.0, 0.0)}
-    pairs = assign(distances([left_to_right, right_to_left], [right_to_left, left_to_right]), 200.0)
-    assert pairs == [(0, 1), (1, 0)]
+    distance_CA = distances([left_to_right, right_to_left], [right_to_left, left_to_right])
+    assert assign(distance_CA / 200.0) == [(0, 1), (1, 0)]
 
 
-def test_pairs_beyond_the_gate_do_not_pull_near_ones_apart():
-    # The least plain sum would be 60 + 60; the pair at distance 1 is right and 200 is too far.
-    distance_CA = np.array([[1.0, 60.0], [60.0, 200.0]])
-    assert assign(distance_CA, 50.0) == [(0, 0)]
-
-
-def test_each_target_may_have_its_own_gate():
-    distance_CA = np.array([[60.0, np.inf], [np.inf, 60.0]])
-    assert assign(distance_CA, np.array([50.0, 70.0])) == [(1, 1)]
+def test_pairs_beyond_the_gate_do_not_pull_good_ones_apart():
+    # The least plain sum would be 1.2 + 1.2; the pair at cost 0.1 is right and 4 is too much.
+    assert assign(np.array([[0.1, 1.2], [1.2, 4.0]])) == [(0, 0)]
 
 
 def test_unlikeness_is_the_largest_difference_of_a_channel_and_0_where_unknown():
@@ -50,15 +44,14 @@ def test_unlikeness_is_the_largest_difference_of_a_channel_and_0_where_unknown()
     assert unlikeness(np.zeros((0, 3)), np.array([red])).shape == (0, 1)
 
 
-def test_looks_decide_between_two_at_like_distances():
-    distance_CA = np.array([[20.0, 25.0], [25.0, 20.0]])
+def test_costs_decide_between_two_and_a_cost_of_one_is_refused():
+    distance_CA = np.array([[0.25, 0.3], [0.3, 0.25]])
     unlike_CA = np.array([[0.6, 0.0], [0.0, 0.6]])
-    assert assign(distance_CA, 80.0) == [(0, 0), (1, 1)]
-    assert assign(distance_CA, 80.0, unlike_CA) == [(0, 1), (1, 0)]
-    # And refuse a pair that is near, but surely two things.
-    assert assign(np.array([[5.0]]), 80.0, np.array([[1.0]])) == []
+    assert assign(distance_CA) == [(0, 0), (1, 1)]
+    assert assign(distance_CA + unlike_CA) == [(0, 1), (1, 0)]
+    assert assign(np.array([[1.0]])) == []
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0)])
 def test_nothing_to_pair_gives_no_pairs(shape):
-    assert assign(np.zeros(shape), 10.0) == []
+    assert assign(np.zeros(shape)) == []

@@ -268,6 +268,26 @@ def test_things_that_come_back_elsewhere_are_told_apart_by_their_colour(
     assert ids(tracker.measure(point_answer(stream.frame(14), (280, 240), (370, 240)), 1)) == [2, 1]
 
 
+def test_a_lost_thing_that_comes_back_beside_a_carried_one_is_not_taken_for_it(
+    make_stream, pan, make_texture
+):
+    # The blue one stands still and is carried; the red one vanishes and comes back right beside it.
+    def draw(image, time_s):
+        put_square(image, make_texture(6), (370, 240), BLUE)
+        if time_s < 0.1 or time_s > 0.42:
+            put_square(image, make_texture(5), (150, 240) if time_s < 0.1 else (324, 240), RED)
+
+    stream = make_stream(pan(), draw=draw)
+    tracker = Tracker()
+    tracker.update(stream.frame(0))
+    tracker.measure(point_answer(stream.frame(0), (150, 240), (370, 240)), 1)
+    for index in range(1, 15):
+        targets = tracker.update(stream.frame(index))
+    assert ids(targets) == [2]
+    # The model names the red one alone, on the side that is nearer to the blue one.
+    assert ids(tracker.measure(point_answer(stream.frame(14), (334, 240)), 1)) == [1]
+
+
 def test_a_thing_keeps_its_colour_while_something_half_covers_it(make_stream, pan, make_texture):
     # Answered once where a blue edge lies on its point; then both are hidden and seen elsewhere.
     def draw(image, time_s):
