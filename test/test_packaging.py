@@ -124,7 +124,8 @@ def test_wheel_installs_nothing_beside_the_package(wheel):
 def prefix(wheel, tmp_path_factory):
     """Where pip installed the wheel."""
     folder = tmp_path_factory.mktemp("prefix")
-    options = ["--no-deps", "--no-index", "-q", "--prefix", str(folder)]
+    # colcon test has the package in its path, and pip would leave it at that.
+    options = ["--ignore-installed", "--no-deps", "--no-index", "-q", "--prefix", str(folder)]
     run(sys.executable, "-m", "pip", "install", *options, str(wheel), cwd=folder)
     return folder
 
