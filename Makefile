@@ -52,8 +52,7 @@ test: $(TEST_READY)  ## the whole suite; PYTEST_ARGS= is handed on
 	$(call within,$(VENV)) python -m pytest $(PYTEST_ARGS)
 
 test-jazzy: $(JAZZY_READY)  ## the suite on Python 3.10, ROS 2 Jazzy and NumPy 1.26, in .venv-jazzy
-	@echo "test/test_lint.py judges the text of the sources, which make test has done: left out here"
-	$(call within,$(JAZZY)) python -m pytest --ignore=test/test_lint.py $(PYTEST_ARGS)
+	$(call within,$(JAZZY)) python -m pytest $(PYTEST_ARGS)
 
 lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
 	$(call within,$(VENV)) python -m pytest -q test/test_lint.py test/test_architecture.py

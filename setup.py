@@ -11,6 +11,18 @@ SIMULATION = [
     "mujoco==3.17.0; python_version < '3.11'",
     "moderngl==5.13.0",
 ]
+# No requirement of everybody: onnxruntime and onnxruntime-gpu write the same folder, and where both
+# are installed the GPU is lost. So one is chosen, as an extra.
+CPU = ["onnxruntime>=1.23"]
+GPU = ["onnxruntime-gpu[cuda,cudnn]>=1.23"]
+TRAINING = [
+    *SIMULATION,
+    "torch>=2.13",
+    "transformers>=5.20.2",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+]
 
 
 def check_links() -> None:
@@ -65,7 +77,6 @@ setup(
     ],
     install_requires=[
         "numpy>=1.21.6",
-        "onnxruntime>=1.20",
         "opencv-python-headless>=4.5.4",
         "pyyaml",
         "scipy",
@@ -75,18 +86,26 @@ setup(
     extras_require={
         "simulation": SIMULATION,
         "ros": ["ros-rclpy[fastrtps]==9.1.2", "ros-common-interfaces==5.5.1"],
-        "gpu": ["onnxruntime-gpu"],
+        "cpu": CPU,
+        "gpu": GPU,
         "tensorrt": ["tensorrt>=10.3"],
-        "training": [
-            *SIMULATION,
-            "torch>=2.13",
-            "transformers>=5.20.2",
-            "safetensors",
-            "onnx",
-            "onnxscript",
+        "training": TRAINING,
+        # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
+        # extra of this name lists it.
+        "test": [
+            *CPU,
+            *TRAINING,
+            "codespell",
+            "colcon-common-extensions",
+            "hypothesis",
+            "import-linter",
+            "mypy",
+            "pillow",
+            "pytest>=7",
+            "pytest-timeout",
+            "ruff",
+            "torchvision",
         ],
-        # colcon runs pytest only where an extra of this name lists it.
-        "test": ["pytest", "pytest-timeout", "hypothesis"],
     },
     entry_points={
         "console_scripts": [

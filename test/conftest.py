@@ -1,11 +1,34 @@
 """What must stand before the first import of rclpy, torch or hypothesis, whoever starts pytest."""
 
+import fcntl
+import importlib.util
+import itertools
 import os
 import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+# What the whole suite imports or starts beyond what the nodes need.
+SUITE_NEEDS = (
+    "PIL",
+    "codespell_lib",
+    "colcon_core",
+    "importlinter",
+    "mujoco",
+    "mypy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "rclpy",
+    "ruff",
+    "safetensors",
+    "torch",
+    "torchvision",
+    "transformers",
+)
 
 # The Python wheels of ROS 2 are a prefix of their own and do not announce it.
 if (Path(sys.prefix) / "share" / "ament_index").is_dir():
@@ -22,3 +45,43 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("house")
+
+
+def pytest_configure(config):
+    """Before the whole suite runs, say what it lacks: once, with the cure."""
+    if list(config.args) != config.getini("testpaths"):
+        return  # named files may need less
+    missing = [name for name in SUITE_NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise pytest.UsageError(
+            f"the whole suite needs {', '.join(missing)}, which {sys.executable} cannot import. "
+            'Install them beside ROS 2 with pip install ".[test]" (without ROS 2: ".[ros,test]"), '
+            "or name tests that need less: colcon test --pytest-args "
+            "test/camera test/prompt test/runtime test/answers test/tracking test/ros test/nodes"
+        )
+
+
+# Never the one just used: a participant of the last test may take a moment to leave its domain, and
+# its latched messages would come to the next.
+_DOMAINS = itertools.cycle(range(1, 101))
+
+
+def claim_domain():
+    """A ROS domain that no other test on this machine uses, and the lock that keeps it ours."""
+    for domain_id in itertools.islice(_DOMAINS, 100):
+        lock = (Path(tempfile.gettempdir()) / f"molmo2_ros_domain_{domain_id}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return domain_id, lock
+    raise RuntimeError("all 100 ROS domains are taken; wait for the other tests to end")
+
+
+@pytest.fixture
+def domain_id():
+    """A ROS domain for one test alone."""
+    claimed, lock = claim_domain()
+    yield claimed
+    lock.close()

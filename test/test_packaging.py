@@ -3,32 +3,54 @@
 import ast
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import cv2
 import pytest
+import rclpy
+from packaging.requirements import Requirement
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import PointCloud2
 
+from molmo2_ros.ros import qos
 from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("molmo2", "camera_node", "grounding_node")
+PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
 # Packages of Python and of ROS 2 that go by another name in package.xml.
 ROSDEP_KEYS = {
     "cv2": "python3-opencv",
+    "hypothesis": "python3-hypothesis",
+    "mujoco": "python3-mujoco-pip",
     "numpy": "python3-numpy",
     "onnxruntime": "python3-onnxruntime-pip",
+    "pytest": "python3-pytest",
     "scipy": "python3-scipy",
     "tqdm": "python3-tqdm",
     "yaml": "python3-yaml",
 }
-PIP_NAMES = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+PIP_NAMES = {
+    "cv2": "opencv-python-headless",
+    "importlinter": "import-linter",
+    "mujoco": "mujoco-core" if sys.version_info >= (3, 11) else "mujoco",
+    "yaml": "pyyaml",
+}
 NO_ROSDEP_KEY = {"tokenizers"}  # README.md tells to install it with pip
-BROUGHT_BY_OTHERS = {"builtin_interfaces"}  # every message package depends on it
+# CONTRIBUTING.md tells to install these with pip.
+NO_ROBOT_NEEDS = {"importlinter", "onnx", "safetensors", "torch", "torchvision", "transformers"}
+# builtin_interfaces with every message package, grimp with import-linter, packaging with pytest.
+BROUGHT_BY_OTHERS = {"builtin_interfaces", "grimp", "packaging"}
 EXTRAS = {"moderngl", "mujoco"}
 
 
@@ -98,12 +120,83 @@ def test_wheel_installs_nothing_beside_the_package(wheel):
     assert {name.split("-")[0] for name in top} == {"molmo2_ros"}
 
 
-def test_pip_installs_a_working_command(wheel, tmp_path):
-    options = ["--no-deps", "--no-index", "-q", "--prefix", str(tmp_path)]
-    run(sys.executable, "-m", "pip", "install", *options, str(wheel), cwd=tmp_path)
-    site = next(tmp_path.glob("lib/python*/site-packages"))
-    said = run(str(tmp_path / "bin" / "molmo2"), "--help", cwd=tmp_path, PYTHONPATH=str(site))
-    assert "ask" in said
+@pytest.fixture(scope="module")
+def prefix(wheel, tmp_path_factory):
+    """Where pip installed the wheel."""
+    folder = tmp_path_factory.mktemp("prefix")
+    # colcon test has the package in its path, and pip would leave it at that.
+    options = ["--ignore-installed", "--no-deps", "--no-index", "-q", "--prefix", str(folder)]
+    run(sys.executable, "-m", "pip", "install", *options, str(wheel), cwd=folder)
+    return folder
+
+
+def from_pip(prefix, command):
+    """A shell's words that run a command of a prefix."""
+    site = next(prefix.glob("lib/python*/site-packages"))
+    return f"export PYTHONPATH={site} && exec {prefix}/bin/{command}"
+
+
+def test_pip_installs_a_working_command(prefix, tmp_path):
+    assert "ask" in run("bash", "-c", from_pip(prefix, "molmo2 --help"), cwd=tmp_path)
+
+
+def received(kind, topic, wanted, domain_id):
+    """Whether a wanted message of a topic came in time."""
+    context = Context()
+    rclpy.init(args=[], context=context, domain_id=domain_id)
+    node = rclpy.create_node("robot", context=context)
+    messages = []
+    node.create_subscription(kind, topic, messages.append, qos.image_qos("best_effort"))
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    end = time.monotonic() + PATIENCE_S
+    while not any(map(wanted, messages)) and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.1)
+    node.destroy_node()
+    context.try_shutdown()
+    return any(map(wanted, messages))
+
+
+def start_nodes(shell, domain_id, cwd):
+    """Camera and grounding node, each as one process of its own group."""
+    query = shlex.quote("queries:=['point: the red mug']")
+    return [
+        subprocess.Popen(
+            ["bash", "-c", shell(command)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": "", "ROS_DOMAIN_ID": str(domain_id)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for command in ("camera_node", f"grounding_node --ros-args -p {query}")
+    ]
+
+
+def assert_points_come(shell, domain_id, cwd):
+    """Start the executables outside the source tree, get a target over DDS, end them."""
+    nodes = start_nodes(shell, domain_id, cwd)
+    try:
+        came = received(PointCloud2, "/grounding/points", lambda m: m.width > 0, domain_id)
+        for node in nodes:
+            node.send_signal(signal.SIGINT)
+        said = [node.communicate(timeout=PATIENCE_S)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert came, said
+    assert [node.returncode for node in nodes] == [0, 0], said
+
+
+def test_nodes_that_pip_installed_point(prefix, domain_id, tmp_path):
+    assert_points_come(lambda command: from_pip(prefix, command), domain_id, tmp_path)
+
+
+def test_nodes_that_colcon_installed_point(workspace, domain_id, tmp_path):
+    home = workspace / "install" / "molmo2_ros" / "lib" / "molmo2_ros"
+    setup = f"source {workspace}/install/setup.bash"
+    assert_points_come(lambda command: f"{setup} && exec {home}/{command}", domain_id, tmp_path)
 
 
 def test_colcon_puts_the_package_where_ros2_looks(workspace):
@@ -136,6 +229,88 @@ def test_installed_commands_find_the_package_and_its_engine(workspace, tmp_path)
     assert graphs == ["decoder.onnx", "vision.onnx"]
 
 
+def requirements_of(wheel, *extras):
+    """Names that pip asks for, with some extras."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+        lines = message_from_bytes(archive.read(name)).get_all("Requires-Dist")
+    return {
+        requirement.name.lower()
+        for requirement in map(Requirement, lines)
+        if requirement.marker is None
+        or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+    }
+
+
+@pytest.mark.parametrize(
+    ("extras", "runtimes"),
+    [
+        ((), set()),
+        (("cpu",), {"onnxruntime"}),
+        (("gpu",), {"onnxruntime-gpu"}),
+        (("gpu", "ros", "simulation", "training"), {"onnxruntime-gpu"}),
+        (("test",), {"onnxruntime"}),
+    ],
+)
+def test_onnxruntime_and_its_form_for_gpus_never_come_together(wheel, extras, runtimes):
+    """They write the same folder; of both, the one that was unpacked last is there."""
+    assert {
+        name for name in requirements_of(wheel, *extras) if name.startswith("onnxruntime")
+    } == runtimes
+
+
+def test_extra_test_brings_all_that_the_suite_imports_and_starts(wheel):
+    brought = requirements_of(wheel, "test")
+    ros = {element.text for element in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")}
+    imported = third_party_imports("test", "engines", "training") | EXTRAS
+    imported -= ros | BROUGHT_BY_OTHERS | {"benchmarks"}
+    pinned = "".join(
+        (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+        for name in ("test", "training", "torchvision")
+    )
+    wanted = {PIP_NAMES.get(name, name) for name in imported} | requirement_names(pinned)
+    assert sorted(wanted - brought) == []
+
+
+def test_whole_suite_says_at_once_what_it_lacks():
+    code = (
+        "import sys, importlib.machinery as machinery, pytest\n"
+        "find = machinery.PathFinder.find_spec\n"
+        "machinery.PathFinder.find_spec = lambda name, *rest: "
+        "None if name == 'torch' else find(name, *rest)\n"
+        "sys.exit(pytest.main({arguments!r}))"
+    )
+    results = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(arguments=["--collect-only", "-q", *named])],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for named in ([], ["test/camera/test_frame.py"])
+    ]
+    assert [result.returncode for result in results] == [pytest.ExitCode.USAGE_ERROR, 0]
+    assert re.search(r"whole suite needs torch, .* pip install", results[0].stderr)
+
+
+@pytest.mark.parametrize("workspace", ["copied"], indirect=True)
+def test_colcon_test_collects_the_whole_suite(workspace, request):
+    """At least what this session holds, which is all of it under `make test`."""
+    said = within(
+        workspace,
+        "colcon test --event-handlers console_direct+ --return-code-on-test-failure "
+        "--pytest-args --collect-only -q",
+        cwd=workspace,
+    )
+    files = run("git", "ls-files", "-z", "test", cwd=ROOT).split("\0")
+    collected = re.findall(r"^(test/\S+\.py)::", said, re.MULTILINE)
+    assert set(collected) == {name for name in files if re.search(r"/test_\w+\.py$", name)}
+    assert len(collected) >= len(request.session.items)
+    assert re.search(rf"^{len(collected)} tests collected", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("workspace", ["linked"], indirect=True)
 def test_colcon_test_runs_pytest_and_counts_its_tests(workspace):
     """Without an extra named test colcon turns to unittest, finds nothing and reports success."""
     within(
@@ -174,7 +349,7 @@ def third_party_imports(*folders):
                 names.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - {"molmo2_ros"} - EXTRAS
+    return names - set(sys.stdlib_module_names) - {"molmo2_ros"}
 
 
 def requirement_names(text):
@@ -186,7 +361,17 @@ def requirement_names(text):
 def test_package_xml_names_all_that_the_nodes_import():
     needed = third_party_imports("molmo2_ros") - NO_ROSDEP_KEY - BROUGHT_BY_OTHERS
     keys = {element.text for element in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")}
+    assert sorted({ROSDEP_KEYS.get(name, name) for name in needed - EXTRAS} - keys) == []
+
+
+def test_package_xml_or_contributing_names_what_the_suite_imports():
+    needed = third_party_imports("test", "engines", "training") | EXTRAS
+    needed -= NO_ROSDEP_KEY | NO_ROBOT_NEEDS | BROUGHT_BY_OTHERS | {"benchmarks"}
+    depends = ElementTree.parse(ROOT / "package.xml").getroot()
+    keys = {element.text for element in depends if element.tag in ("exec_depend", "test_depend")}
     assert sorted({ROSDEP_KEYS.get(name, name) for name in needed} - keys) == []
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert {name for name in NO_ROBOT_NEEDS if PIP_NAMES.get(name, name) not in told} == set()
 
 
 def test_setup_and_package_xml_tell_the_same_version():
@@ -204,9 +389,8 @@ def test_demo_installs_neither_torch_nor_transformers():
     assert not requirement_names(pinned) & {"torch", "transformers", "onnx", "torchvision"}
 
 
-def test_every_requirement_of_the_package_is_pinned_for_the_demo():
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    wanted = requirement_names(re.search(r"install_requires=\[\n(.*?)\]", setup, re.DOTALL)[1])
+def test_every_requirement_of_the_package_is_pinned_for_the_demo(wheel):
+    wanted = requirements_of(wheel, "cpu")
     pinned = (ROOT / "requirements" / "inference.txt").read_text(encoding="utf-8")
     assert wanted <= requirement_names(pinned)
     imported = third_party_imports(

@@ -26,7 +26,7 @@ from molmo2_ros.errors import ImageError, QueryError
 from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, asked_once, parse_query
 from molmo2_ros.prompt.subtitles import read_subtitles
-from molmo2_ros.runtime.engine import load_engine
+from molmo2_ros.runtime.engine import DEVICES, load_engine
 
 _DESCRIPTION = """\
 Ask one question about a video, a folder of frames in the order of their names,
@@ -103,6 +103,12 @@ def add_parser(commands: Any) -> None:
         help="let the model write only what can be read as points or tracks",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="where the model runs (default: auto, CUDA where onnxruntime offers it)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -124,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
     frames = [] if is_video else _pictures(options.files)
     if not frames:
         open_frames().close()  # before the model is loaded
-    engine = load_engine(options.engine, threads=options.threads)
+    engine = load_engine(options.engine, threads=options.threads, device=options.device)
     grounder = Grounder(engine, constrained=options.constrained)
     if frames:
         if subtitles:

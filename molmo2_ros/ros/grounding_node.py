@@ -105,7 +105,9 @@ class GroundingNode(LifecycleNode):
         begun = time.monotonic()
         try:
             folder = None if parameters.engine == NANO else parameters.engine
-            engine = self._load(folder, threads=parameters.threads or None)
+            engine = self._load(
+                folder, threads=parameters.threads or None, device=parameters.device
+            )
             if engine.manifest.golden is not None:
                 # A runtime with a faulty kernel loads, and then points at nothing.
                 verify_golden(engine)
@@ -116,8 +118,8 @@ class GroundingNode(LifecycleNode):
         self._problems.clear("engine")
         manifest = engine.manifest
         self.get_logger().info(
-            f"engine {manifest.name} loaded in {time.monotonic() - begun:.1f} s; "
-            f"it can: {', '.join(manifest.skills)}"
+            f"engine {manifest.name} loaded in {time.monotonic() - begun:.1f} s, runs on "
+            f"{engine.device}; it can: {', '.join(manifest.skills)}"
         )
         return TransitionCallbackReturn.SUCCESS
 

@@ -105,6 +105,7 @@ def _engine(
         )
     manifest = engine.manifest
     values: dict[str, object] = {
+        "device": engine.device,
         "skills": ", ".join(manifest.skills),
         "confidence": "raw score" if manifest.calibration is None else "probability",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from molmo2_ros.ros.settings import setting
+from molmo2_ros.runtime.engine import DEVICES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,12 @@ class GroundingParameters:
         "nano",
         "Folder of the engine (manifest.json, vision.onnx, decoder.onnx, tokenizer.json); `nano` "
         "is the small model that comes with the package.",
+    )
+    device: str = setting(
+        "auto",
+        "Where the engine runs; `auto` takes CUDA where ONNX Runtime offers it and it starts, "
+        "`cuda` fails where it does not.",
+        choices=DEVICES,
     )
     threads: int = setting(
         0, "CPU threads of the engine; 0 lets it choose.", minimum=0, maximum=256

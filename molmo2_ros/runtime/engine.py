@@ -16,6 +16,7 @@ import numpy.typing as npt
 from molmo2_ros.runtime.manifest import Manifest
 
 NANO = Path(__file__).parents[1] / "engines" / "nano"  # the shipped engine
+DEVICES = ("auto", "cpu", "cuda")  # where an engine may be asked to run
 KV = Any  # engine-owned handle of keys and values; opaque to everyone else
 
 
@@ -24,6 +25,7 @@ class Engine(Protocol):
 
     folder: Path  # holds tokenizer.json and the golden example
     manifest: Manifest
+    device: str  # where it runs: "cpu" or "cuda"
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
@@ -73,17 +75,22 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(path: str | Path | None = None, *, threads: int | None = None) -> Engine:
+def load_engine(
+    path: str | Path | None = None, *, threads: int | None = None, device: str = "auto"
+) -> Engine:
     """Load an engine folder and prove that it is whole.
 
     Args:
         path: the folder; None or "nano" for molmo2-nano, which the package ships ("./nano" is a
             folder of that name).
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
+        device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts.
 
     Raises:
-        EngineError: the folder, a file of it, or the runtime that it needs is missing or unfit.
+        EngineError: the folder, a file of it, the device, or the runtime that it needs is missing
+            or unfit.
     """
     from molmo2_ros.runtime.onnx_engine import OnnxEngine
 
-    return OnnxEngine(NANO if path in (None, "nano") else Path(path), threads=threads)
+    folder = NANO if path in (None, "nano") else Path(path)
+    return OnnxEngine(folder, threads=threads, device=device)

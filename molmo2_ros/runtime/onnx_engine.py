@@ -6,7 +6,6 @@ Letters as in runtime/engine.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,54 +14,81 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.errors import EngineError
-from molmo2_ros.runtime.manifest import REBUILD, Manifest
-
-try:
-    import onnxruntime
-except ImportError as error:
-    raise EngineError(
-        f"onnxruntime cannot be imported ({error}); install it with `pip install onnxruntime`"
-    ) from error
+from molmo2_ros.prompt.layout import HIDDEN
+from molmo2_ros.runtime.manifest import Manifest
+from molmo2_ros.runtime.onnx_session import (
+    DeviceLostError,
+    choose_device,
+    open_session,
+    ort_value,
+)
 
 _LOG = logging.getLogger(__name__)
 _VISION_INPUTS = ("patches", "pooling")
 _DECODER_INPUTS = ("input_ids", "visual_add", "position_ids", "attn_bias", "logit_indices")
+# Columns of cut tokens that may stay in a cache, masked, for each one that counts. On the CPU a
+# copy is paid once and they in every pass (docs/journal.md); on a GPU it goes through the host.
+_CUT_SHARE = {"cpu": 0.0, "cuda": 1.0}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class OnnxKV:
-    """Keys and values of `length` tokens, kept by the runtime: key, value, key ... by layer."""
+    """Keys and values on the engine's device: key, value, key ... by layer."""
 
-    tensors: tuple[Any, ...]  # onnxruntime.OrtValue [B, kv heads, length, head_dim]
-    length: int
+    tensors: tuple[Any, ...]  # onnxruntime.OrtValue [B, kv heads, columns, head_dim]
+    columns_P: npt.NDArray[np.int64]  # where the tokens stand; what lies between was cut off
+    num_columns: int
+
+    @property
+    def length(self) -> int:
+        """Tokens that count."""
+        return len(self.columns_P)
 
 
 class OnnxEngine:
     """An `Engine` of vision.onnx and decoder.onnx.
 
-    Not for several threads at once: one worker owns it.
+    Keys and values stay on the device from pass to pass. Not for several threads at once: one
+    worker owns it.
 
     Args:
         folder: engine folder with a manifest.
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
+        device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts.
 
     Raises:
-        EngineError: a missing or altered file, an unfit manifest, or a graph that does not load.
+        EngineError: a missing or altered file, an unfit manifest, a graph that does not load, or a
+            device that is not there.
     """
 
-    def __init__(self, folder: str | Path, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, threads: int | None = None, device: str = "auto"
+    ) -> None:
         if threads is not None and threads < 1:
             raise EngineError(f"threads is {threads}, expected at least 1, or None for all cores")
+        self.device = choose_device(device)
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
-        self._vision = _session(self.folder / "vision.onnx", threads, _VISION_INPUTS)
         num_tensors = 2 * self.manifest.text.num_layers
         self._past_names = _names("past", num_tensors)
-        self._decoder = _session(
-            self.folder / "decoder.onnx", threads, (*_DECODER_INPUTS, *self._past_names)
+        self._present_names = _names("present", num_tensors)
+        try:
+            self._open(threads)
+        except DeviceLostError as error:
+            if device != "auto":
+                raise
+            _LOG.warning("%s. Going on with the CPU", error)
+            self.device = "cpu"
+            self._open(threads)
+        self._cut_share = _CUT_SHARE[self.device]
+        _LOG.info("loaded %s from %s on %s", self.manifest.name, self.folder, self.device)
+
+    def _open(self, threads: int | None) -> None:
+        inputs = (*_DECODER_INPUTS, *self._past_names)
+        self._vision = open_session(
+            self.folder / "vision.onnx", self.device, threads, _VISION_INPUTS
         )
-        self._output_names = ["logits", *_names("present", num_tensors)]
-        _LOG.info("loaded %s from %s", self.manifest.name, self.folder)
+        self._decoder = open_session(self.folder / "decoder.onnx", self.device, threads, inputs)
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
@@ -82,8 +108,8 @@ class OnnxEngine:
         """See Engine.empty_kv."""
         text = self.manifest.text
         nothing = np.zeros((1, text.num_kv_heads, 0, text.head_dim), np.float32)
-        tensor = _ort_value(nothing)
-        return OnnxKV((tensor,) * (2 * text.num_layers), 0)
+        tensor = ort_value(nothing, "cpu")
+        return OnnxKV((tensor,) * (2 * text.num_layers), np.zeros(0, np.int64), 0)
 
     def forward(
         self,
@@ -105,31 +131,69 @@ class OnnxEngine:
             ids_BS,
             visual_BSD,
             positions_BS,
-            bias_B1ST,
+            _spread(bias_B1ST, kv),
             logit_indices_L,
         ]
-        feeds = dict(zip(_DECODER_INPUTS, map(_ort_value, inputs), strict=True))
-        feeds.update(zip(self._past_names, kv.tensors, strict=True))
+        inputs = [np.ascontiguousarray(array) for array in inputs]
         try:
-            logits_BLV, *present = self._decoder.run_with_ort_values(self._output_names, feeds)
+            logits_BLV, present = self._run_decoder(inputs, kv)
         except Exception as error:  # ONNX Runtime's own classes share no public parent
             shapes = [list(array.shape) for array in inputs]
             raise EngineError(
                 f"decoder.onnx failed on inputs of shapes {shapes} after {kv.length} tokens: "
                 f"{error}"
             ) from error
-        return logits_BLV.numpy(), OnnxKV(tuple(present), kv.length + num_new)
+        num_columns = kv.num_columns + num_new
+        columns_T = np.concatenate([kv.columns_P, np.arange(kv.num_columns, num_columns)])
+        return logits_BLV, OnnxKV(present, columns_T, num_columns)
+
+    def _run_decoder(
+        self, inputs: list[npt.NDArray[Any]], kv: OnnxKV
+    ) -> tuple[npt.NDArray[np.float32], tuple[Any, ...]]:
+        """One pass whose keys and values never leave the device."""
+        # A binding that is used again would write over the cache that the last pass returned.
+        binding = self._decoder.io_binding()
+        for name, array in zip(_DECODER_INPUTS, inputs, strict=True):
+            binding.bind_cpu_input(name, array)
+        for name, tensor in zip(self._past_names, kv.tensors, strict=True):
+            binding.bind_ortvalue_input(name, tensor)
+        binding.bind_output("logits", "cpu")
+        for name in self._present_names:
+            binding.bind_output(name, self.device)
+        binding.synchronize_inputs()
+        self._decoder.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        logits, *present = binding.get_outputs()
+        return logits.numpy(), tuple(present)
 
     def cut_kv(self, kv: OnnxKV, length: int) -> OnnxKV:
         """See Engine.cut_kv."""
         if length == kv.length:
             return kv
-        cut = (tensor.numpy()[:, :, :length] for tensor in kv.tensors)
-        return OnnxKV(tuple(map(_ort_value, cut)), length)
+        columns_P = kv.columns_P[:length]
+        if kv.num_columns - length <= self._cut_share * length:
+            return OnnxKV(kv.tensors, columns_P, kv.num_columns)
+        tensors = tuple(
+            ort_value(np.take(tensor.numpy(), columns_P, axis=2), self.device)
+            for tensor in kv.tensors
+        )
+        return OnnxKV(tensors, np.arange(length), length)
 
 
-def _ort_value(array: npt.NDArray[Any]) -> Any:
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+def _spread(bias_B1ST: npt.NDArray[np.float32], kv: OnnxKV) -> npt.NDArray[np.float32]:
+    """The mask over all columns of the cache: those of cut tokens are seen by nobody.
+
+    Worked example: of four columns the first two count, one new token sees all: [0, 0, 0] becomes
+    [0, 0, HIDDEN, HIDDEN, 0].
+    """
+    if kv.length == kv.num_columns:
+        return bias_B1ST
+    *rows, num_tokens = bias_B1ST.shape
+    num_new = num_tokens - kv.length
+    spread = np.full((*rows, kv.num_columns + num_new), HIDDEN, np.float32)
+    spread[..., kv.columns_P] = bias_B1ST[..., : kv.length]
+    spread[..., kv.num_columns :] = bias_B1ST[..., kv.length :]
+    return spread
 
 
 def _names(prefix: str, num_tensors: int) -> tuple[str, ...]:
@@ -137,29 +201,3 @@ def _names(prefix: str, num_tensors: int) -> tuple[str, ...]:
     return tuple(
         f"{prefix}_{part}_{layer}" for layer in range(num_tensors // 2) for part in ("key", "value")
     )
-
-
-def _session(path: Path, threads: int | None, inputs: Sequence[str]) -> Any:
-    """A session that leaves the cores alone between two runs.
-
-    Spinning threads answer a little sooner and burn the cores that the camera, the tracker and the
-    robot's other nodes need.
-    """
-    options = onnxruntime.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime's own classes share no public parent
-        raise EngineError(
-            f"{path} does not load in onnxruntime {onnxruntime.__version__} ({error}); opset 23 "
-            f"needs 1.23 or later; {REBUILD}"
-        ) from error
-    found = [value.name for value in session.get_inputs()]
-    if set(found) != set(inputs):
-        raise EngineError(f"{path} has inputs {found}, expected {list(inputs)}; {REBUILD}")
-    return session

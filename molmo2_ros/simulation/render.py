@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -212,10 +213,11 @@ class _Frame:
     def directions(self, u: Floats, v: Floats) -> Floats:
         """[3, N] world directions whose length along the optical axis is 1."""
         r = self.rotation.astype(np.float32)
-        return r[:, 0, None] * u + r[:, 1, None] * v + r[:, 2, None]
+        directions: Floats = r[:, 0, None] * u + r[:, 1, None] * v + r[:, 2, None]
+        return directions
 
     def cast(
-        self, item: Item, u: npt.NDArray[np.floating], v: npt.NDArray[np.floating]
+        self, item: Item, u: npt.NDArray[np.floating[Any]], v: npt.NDArray[np.floating[Any]]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Part, depth and normal (of the item's own frame) that rays of the camera meet."""
         to_item = item.rotation.T
@@ -310,7 +312,7 @@ class _Frame:
         )
         points += SHADOW_OFFSET_M * samples.normal
         lamp = self.scene.room.lamp
-        rays = points - lamp[:, None].astype(np.float32)
+        rays: Floats = points - lamp[:, None].astype(np.float32)
         # A face turned away from the lamp is dark without a shadow.
         away = _dot(rays, samples.normal) > 0
         lit = np.where(away, np.float32(0), np.float32(1))

@@ -520,7 +520,7 @@ def _paste_board(
     scale = np.array([lens.fx, lens.fy]) / camera.distance_m
     polygon = np.round(middle + board.corners * scale).astype(np.int32)
     cv2.fillConvexPoly(image, polygon, [float(c) for c in board.colour], cv2.LINE_8)
-    cv2.fillConvexPoly(instances, polygon, 0, cv2.LINE_8)
+    cv2.fillConvexPoly(instances, polygon, [0], cv2.LINE_8)
 
 
 def _overlap(

@@ -358,7 +358,9 @@ def _settle(
     colour_N3 /= patches.gain_N[:, None].astype(np.float32)
     renewal = 1 - 0.5 ** (passed_ns / RENEWAL_NS)
     renewal_N11 = np.where(like_N, renewal, 0.0)[:, None, None].astype(np.float32)
-    agreement_N = np.maximum(way.agreement_N, np.where(patches.textured_N, TEMPLATE_QUALITY, 0.0))
+    agreement_N: F64 = np.maximum(
+        way.agreement_N, np.where(patches.textured_N, TEMPLATE_QUALITY, 0.0)
+    )
     low, high = LIKENESS_RANGE
     # Features that agree are a word of their own: the looks may have changed by more.
     enough_N = way.likeness_N + FEATURE_LIKENESS * way.agreement_N

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from molmo2_ros.cli.main import main
+from molmo2_ros.errors import EngineError
+from molmo2_ros.runtime.engine import load_engine
 
 
 @pytest.fixture
@@ -64,6 +66,7 @@ def test_help_shows_what_can_be_asked(capsys):
         (["PICTURE", "Point to the mug", "--out", "mug.gif"], "ends in '.gif', expected one of"),
         (["PICTURE", "Point to the mug", "--out", "none/x.png"], "the folder none does not exist"),
         (["PICTURE", "Point to the mug", "--engine", "none"], "no manifest.json in none"),
+        (["PICTURE", "Point to the mug", "--device", "gpu"], "invalid choice: 'gpu'"),
         (["PICTURE", "Point to the mug", "--rate", "0"], "is not a number above 0"),
         (["PICTURE", "Point to the mug", "--subtitles", "none.srt"], "none.srt"),
         (["BROKEN", "Track the mug"], "cannot be opened as a video"),
@@ -95,6 +98,19 @@ def test_an_unknown_command_is_refused(capsys):
     code, _, err = run(capsys, "fly")
     assert code == 2
     assert "invalid choice: 'fly'" in err
+
+
+def test_device_reaches_the_engine(capsys, picture):
+    """CUDA starts or is refused, by the machine, and the command says what the engine says."""
+    try:
+        load_engine(device="cuda")
+    except EngineError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    code, _, err = run(capsys, "ask", picture, "Point to the mug", "--device", "cuda")
+    assert code == (2 if refusal else 0)
+    assert refusal in err
 
 
 def test_json_is_one_object(capsys, picture):

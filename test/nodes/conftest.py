@@ -1,12 +1,9 @@
 """One node under test on a ROS domain of its own, and a robot that talks to it over real DDS."""
 
-import fcntl
-import itertools
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,24 +23,6 @@ from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
-
-
-# Never the one just used: a participant of the last test may take a moment to leave its domain, and
-# its latched messages would come to the next.
-_DOMAINS = itertools.cycle(range(1, 101))
-
-
-def claim_domain():
-    """A ROS domain that no other test on this machine uses, and the lock that keeps it ours."""
-    for domain_id in itertools.islice(_DOMAINS, 100):
-        lock = (Path(tempfile.gettempdir()) / f"molmo2_ros_domain_{domain_id}.lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        return domain_id, lock
-    raise RuntimeError("all 100 ROS domains are taken; wait for the other tests to end")
 
 
 class NodeUnderTest:
@@ -278,14 +257,6 @@ def table_frames():
 def camera(table_frames):
     """A camera that looks at the table."""
     return TableCamera(table_frames, "table_optical")
-
-
-@pytest.fixture
-def domain_id():
-    """A ROS domain for one test alone."""
-    claimed, lock = claim_domain()
-    yield claimed
-    lock.close()
 
 
 @pytest.fixture

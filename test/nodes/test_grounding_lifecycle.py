@@ -96,6 +96,26 @@ def test_it_says_whether_confidences_are_probabilities(
     )
 
 
+def test_a_device_that_is_not_there_is_named_and_another_one_works(node_under_test):
+    """CUDA starts or is refused, by the machine; either way the parameter reaches the engine."""
+
+    def tells(device):
+        return lambda m: any(v.value == device for s in m.status for v in s.values)
+
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.start(GroundingNode, device="cuda", diagnostics_period_s=0.1)
+    node_under_test.wait_for(
+        "/diagnostics",
+        lambda m: tells("cuda")(m) or any("CUDAExecutionProvider" in s.message for s in m.status),
+    )
+    if node_under_test.state("grounding") == "active":
+        assert node_under_test.transition("grounding", "deactivate")
+        assert node_under_test.transition("grounding", "cleanup")
+    assert node_under_test.set_parameter("grounding", "device", "cpu").successful
+    assert node_under_test.transition("grounding", "configure")
+    node_under_test.wait_for("/diagnostics", tells("cpu"))
+
+
 def test_an_engine_is_changed_only_when_it_is_not_loaded(node_under_test):
     node_under_test.start(GroundingNode)
 

@@ -124,9 +124,9 @@ def test_points_come_for_every_frame_while_a_slow_engine_takes_the_newest(node_u
     assert int(values_of(status_of(after, "engine"))["answers"]) >= 1
 
 
-def slow_engine(folder, *, threads=None):
+def slow_engine(folder, **options):
     """The shipped engine, at a fraction of its speed."""
-    engine = load_engine(folder, threads=threads)
+    engine = load_engine(folder, **options)
     encode = engine.encode
 
     def slow_encode(*arguments):

@@ -1,12 +1,21 @@
 """Names that Humble's rclpy lacks stay in compat.py, and what is found there works here."""
 
 import ast
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import rclpy
+import rclpy.event_handler
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from std_msgs.msg import String
 
-from molmo2_ros.ros import compat
+from molmo2_ros.ros import compat, qos
 
 ROOM = Path(compat.__file__).parent
 
@@ -81,6 +90,68 @@ def test_no_file_but_compat_uses_a_name_that_humble_lacks():
     }
 
     assert {name: found for name, found in uses.items() if found} == {}
+
+
+@pytest.fixture
+def node(domain_id):
+    """A real node that nobody hears."""
+    context = Context()
+    rclpy.init(args=[], context=context, domain_id=domain_id)
+    node = rclpy.create_node("node", context=context)
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.mark.parametrize(
+    "lacks", [(), ("add_post_set_parameters_callback",)], ids=["own", "Humble"]
+)
+def test_values_are_applied_once_all_are_accepted_and_never_when_one_is_refused(
+    node, monkeypatch, lacks
+):
+    for name in lacks:
+        monkeypatch.delattr(Node, name)
+    said = []
+
+    def judge(parameters):
+        values = [parameter.value for parameter in parameters]
+        said.append(("judged", values))
+        return SetParametersResult(successful=max(values) < 10, reason="too much")
+
+    def apply(parameters):
+        said.append(("applied", [parameter.value for parameter in parameters]))
+
+    node.declare_parameters("", [("a", 1), ("b", 2)])
+    compat.watch_parameters(node, judge, apply)
+    refused = node.set_parameters_atomically([Parameter("a", value=3), Parameter("b", value=30)])
+    assert (refused.successful, refused.reason) == (False, "too much")
+    assert node.set_parameters_atomically(
+        [Parameter("a", value=4), Parameter("b", value=5)]
+    ).successful
+    assert said == [("judged", [3, 30]), ("judged", [4, 5]), ("applied", [4, 5])]
+    assert [node.get_parameter(name).value for name in "ab"] == [4, 5]
+
+
+@pytest.mark.parametrize("is_humble", [False, True], ids=["own", "Humble"])
+def test_lost_messages_are_counted_whatever_the_module_of_events_is_called(
+    node, monkeypatch, is_humble
+):
+    if is_humble:  # there the same classes stand in rclpy.qos_event
+        monkeypatch.setitem(sys.modules, "rclpy.qos_event", rclpy.event_handler)
+        monkeypatch.setitem(sys.modules, "rclpy.event_handler", None)
+    lost = []
+    subscription = compat.subscribe(
+        node, String, "topic", lambda _: None, qos.image_qos("best_effort"), lost.append
+    )
+    handlers = subscription.event_handlers
+    (ours,) = [handler for handler in handlers if handler.callback.__module__ == compat.__name__]
+    ours.callback(SimpleNamespace(total_count_change=3))  # as the middleware's status names it
+    assert lost == [3]
+
+
+def test_profile_variable_before_kilted_is_the_one_that_humble_and_jazzy_read(monkeypatch):
+    monkeypatch.delattr(rclpy, "InitContextManager", raising=False)
+    assert compat.profile_variable() == "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 
 def test_shared_memory_names_a_profile_that_fast_dds_understands():

@@ -2,12 +2,15 @@
 
 import shutil
 import sys
+from types import ModuleType
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import NANO, load_engine
+from molmo2_ros.runtime.onnx_session import PROVIDERS, DeviceLostError, check_device, choose_device
 
 UNSEEN = np.finfo(np.float32).min
 
@@ -72,6 +75,28 @@ def test_a_cut_cache_is_that_of_its_first_tokens(nano, ids):
     np.testing.assert_allclose(after_cut, after_short, atol=1e-4)
 
 
+@pytest.mark.parametrize(("cut_share", "num_columns"), [(0.0, 6), (1.0, 9)])
+def test_cut_tokens_are_seen_by_nobody_whether_they_are_left_in_or_taken_out(
+    nano, ids, monkeypatch, cut_share, num_columns
+):
+    """On a GPU what was cut stays in the cache, masked, until it is more than what counts."""
+    monkeypatch.setattr(nano, "_cut_share", cut_share)
+    _, kv = nano.forward(ids, positions(0, 9), causal(9), nano.empty_kv())
+    kv = nano.cut_kv(kv, 6)
+    assert (kv.length, kv.num_columns) == (6, num_columns)
+    other = (ids[:, 6:] + 1) % nano.manifest.text.vocab_size
+    _, kv = nano.forward(other, positions(6, 9), causal(3, 6), kv)
+    plain = np.concatenate([ids[:, :6], other[:, :2], ids[:, :1]], axis=1)
+    expected, _ = nano.forward(plain, positions(0, 9), causal(9), nano.empty_kv())
+    left_in = nano.cut_kv(kv, 8)  # what is left is not in one piece
+    monkeypatch.setattr(nano, "_cut_share", 0.0)
+    taken_out = nano.cut_kv(kv, 8)
+    assert taken_out.num_columns == 8
+    for cut in (left_in, taken_out):
+        last, _ = nano.forward(ids[:, :1], positions(8, 9), causal(1, 8), cut)
+        np.testing.assert_allclose(last, expected, atol=1e-4)
+
+
 def test_visual_features_are_added_to_the_embedding(nano, ids):
     visual = np.zeros((1, 9, nano.manifest.text.hidden_size), np.float32)
     arguments = (ids, positions(0, 9), causal(9), nano.empty_kv())
@@ -117,11 +142,54 @@ def test_shipped_engine_is_found_by_its_name(path):
     assert load_engine(path, threads=1).folder == NANO
 
 
-def test_missing_onnxruntime_is_reported_with_the_cure(monkeypatch):
-    monkeypatch.delitem(sys.modules, "molmo2_ros.runtime.onnx_engine")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as where it is not installed
-    with pytest.raises(EngineError, match="install it with `pip install onnxruntime`"):
+@pytest.mark.parametrize("found", [None, ModuleType("onnxruntime")], ids=["missing", "emptied"])
+def test_missing_onnxruntime_is_reported_with_the_cure(monkeypatch, found):
+    for name in ("onnx_engine", "onnx_session"):
+        monkeypatch.delitem(sys.modules, f"molmo2_ros.runtime.{name}")
+    monkeypatch.setitem(sys.modules, "onnxruntime", found)
+    with pytest.raises(EngineError, match="install it with `pip install onnxruntime`, on a machin"):
         load_engine(NANO)
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "device"),
+    [
+        ("auto", ["CPUExecutionProvider"], "cpu"),
+        ("auto", ["TensorrtExecutionProvider", *PROVIDERS.values()], "cuda"),
+        ("cpu", [*PROVIDERS.values()], "cpu"),  # also where there is a GPU
+        ("cuda", [*PROVIDERS.values()], "cuda"),
+    ],
+)
+def test_cuda_is_taken_where_onnxruntime_offers_it(asked, available, device):
+    assert choose_device(asked, available) == device
+
+
+def test_device_that_this_onnxruntime_lacks_is_refused_with_what_it_has_and_the_cure():
+    has = ["AzureExecutionProvider", "CPUExecutionProvider"]
+    with pytest.raises(EngineError, match=r"'cuda', which needs CUDAE.* has Azure.*, CPU.*pip un"):
+        choose_device("cuda", has)
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(EngineError, match="device is 'gpu', expected one of auto, cpu, cuda"):
+        load_engine(NANO, device="gpu")
+
+
+def test_engine_says_where_it_runs_and_runs_there():
+    engine = load_engine(NANO, threads=1, device="cpu")
+    assert engine.device == "cpu"
+    _, kv = engine.forward(np.array([[3]]), positions(0, 1), causal(1), engine.empty_kv())
+    assert {tensor.device_name() for tensor in kv.tensors} == {"cpu"}
+
+
+def test_provider_that_fell_back_is_noticed():
+    """What a session says of itself where CUDA's libraries are missing."""
+    session = onnxruntime.InferenceSession(
+        NANO / "decoder.onnx", providers=["CPUExecutionProvider"]
+    )
+    check_device("cpu", session.get_providers())
+    with pytest.raises(DeviceLostError, match="could not start CUDAExec.* fell back to CPUEx"):
+        check_device("cuda", session.get_providers())
 
 
 @pytest.mark.parametrize("threads", [0, -1])
