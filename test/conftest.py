@@ -17,6 +17,7 @@ SUITE_NEEDS = (
     "codespell_lib",
     "colcon_core",
     "importlinter",
+    "moderngl",
     "mujoco",
     "mypy",
     "onnx",
