@@ -48,9 +48,27 @@ PIP_NAMES = {
 }
 NO_ROSDEP_KEY = {"tokenizers"}  # README.md tells to install it with pip
 # CONTRIBUTING.md tells to install these with pip.
-NO_ROBOT_NEEDS = {"importlinter", "onnx", "safetensors", "torch", "torchvision", "transformers"}
+NO_ROBOT_NEEDS = {
+    "importlinter",
+    "moderngl",
+    "onnx",
+    "safetensors",
+    "torch",
+    "torchvision",
+    "transformers",
+}
+# With rosidl_default_generators, and with the wheels of rclpy.
+ROSIDL = {
+    "rosidl_adapter",
+    "rosidl_generator_c",
+    "rosidl_generator_py",
+    "rosidl_generator_type_description",
+    "rosidl_typesupport_c",
+    "rosidl_typesupport_fastrtps_c",
+    "rosidl_typesupport_introspection_c",
+}
 # builtin_interfaces with every message package, grimp with import-linter, packaging with pytest.
-BROUGHT_BY_OTHERS = {"builtin_interfaces", "grimp", "packaging"}
+BROUGHT_BY_OTHERS = {"builtin_interfaces", "grimp", "packaging"} | ROSIDL
 EXTRAS = {"moderngl", "mujoco"}
 
 

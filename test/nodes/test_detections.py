@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rosidl_typesupport_c
 import rosidl_typesupport_introspection_c
+from ament_index_python.packages import get_package_prefix
 from rosidl_adapter.msg import convert_msg_to_idl
 from rosidl_generator_c import generate_c
 from rosidl_generator_py import generate_py
@@ -55,7 +56,7 @@ TYPE_HASHES = {
     "Detection2DArray": "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968",
     "Detection3DArray": "RIHS01_793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018",
 }
-PREFIX = Path(sys.prefix)  # the wheels' include/, lib/ and share/
+PREFIX = Path(get_package_prefix("std_msgs"))  # its include/, lib/ and share/
 PACKAGE = "vision_msgs"
 USED = ("std_msgs", "geometry_msgs", "builtin_interfaces")
 STRUCTS = "rosidl_generator_c"
