@@ -16,7 +16,7 @@ import pytest
 from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("molmo2", "camera_node", "grounding_node")
+COMMANDS = ("molmo2", "arm_node", "camera_node", "grounding_node")
 # Packages of Python and of ROS 2 that go by another name in package.xml.
 ROSDEP_KEYS = {
     "cv2": "python3-opencv",

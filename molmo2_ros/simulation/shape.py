@@ -23,6 +23,7 @@ class RayShape:
     """A rigid arrangement of parts that answers ray casts in its own coordinates.
 
     Attributes:
+        parts: what it is made of.
         colours: float32 [G, 3], RGB of each part in 0..1; 0 where `paintable`.
         paintable: bool [G], parts that take the colour of the instance.
         corners: float64 [8, 3], corners of the bounding box, metres.
@@ -49,6 +50,7 @@ class RayShape:
         self._data = mujoco.MjData(self._model)
         mujoco.mj_kinematics(self._model, self._data)
         self._multi_ray = mujoco.mj_multiRay
+        self.parts = tuple(parts)
         self.paintable = np.array([part.colour is None for part in parts])
         self.colours = np.array([part.colour or (0, 0, 0) for part in parts], np.float32)
         self.corners = self._bounding_corners()
@@ -128,7 +130,7 @@ class _Turned:
         self.index = index
         self._surface = Revolution(part.profile)
         self._position = np.asarray(part.position, float)
-        self._rotation = _fixed_axis_rotation(part.euler_deg)
+        self._rotation = fixed_axis_rotation(part.euler_deg)
         radius, (low, high) = self._surface.radius, self._surface.z_range
         box = [(x, y, z) for x in (-radius, radius) for y in (-radius, radius) for z in (low, high)]
         self.corners = np.array(box) @ self._rotation.T + self._position
@@ -147,7 +149,8 @@ class _Turned:
         return distance, (self._rotation @ normal).T if normals else normal.T
 
 
-def _fixed_axis_rotation(euler_deg: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+def fixed_axis_rotation(euler_deg: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+    """[3, 3] rotation about the fixed x, then y, then z axis, as parts have it."""
     x, y, z = np.radians(euler_deg)
     about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
