@@ -250,7 +250,14 @@ def main() -> None:
         for case in wanted
     ]
     with ProcessPoolExecutor(options.jobs, initializer=prepare) as pool:
-        done = list(pool.map(run_lot, *zip(*lots, strict=True)))
+        done = []
+        for (case, lot, _), outcomes in zip(
+            lots, pool.map(run_lot, *zip(*lots, strict=True)), strict=True
+        ):
+            done.append(outcomes)
+            row = row_of(case[0], outcomes)
+            told = f"{row['reached']} of {row['model_right']}, missed: {row['missed'] or 'none'}"
+            print(f"{case[0]}, seeds {lot[0]} to {lot[-1]}: {told}", file=sys.stderr, flush=True)
     rows = []
     for case in wanted:
         lots_of_case = [lot for (of, *_), lot in zip(lots, done, strict=True) if of == case]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -151,8 +152,8 @@ def pose_of(text: str) -> tuple[F64, F64]:
     """
     try:
         x, y, z, *quaternion = (float(word) for word in text.split())
-        qx, qy, qz, qw = np.array(quaternion) / np.linalg.norm(quaternion)
-    except ValueError:
+        qx, qy, qz, qw = (number / math.hypot(*quaternion) for number in quaternion)
+    except (ValueError, ZeroDivisionError):
         raise ConfigError(
             f"parameter camera_pose is {text!r}, expected seven numbers x y z qx qy qz qw: the "
             "camera's optical frame in the arm's foot, metres and a unit quaternion"
