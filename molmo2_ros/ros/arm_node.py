@@ -151,7 +151,9 @@ def pose_of(text: str) -> tuple[F64, F64]:
         ConfigError: not seven numbers, or a quaternion without length.
     """
     try:
-        x, y, z, *quaternion = (float(word) for word in text.split())
+        x, y, z, *quaternion = numbers = [float(word) for word in text.split()]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
         qx, qy, qz, qw = (number / math.hypot(*quaternion) for number in quaternion)
     except (ValueError, ZeroDivisionError):
         raise ConfigError(

@@ -69,8 +69,11 @@ class CameraNode(Node):
         if wanted.source == REACH:
             # Imported on use: what plays a file needs no simulation.
             from molmo2_ros.ros.joint_port import JointPort
+            from molmo2_ros.simulation.reach_camera import ReachCamera
 
-            self._joints = JointPort(self, self._playback.source, self._problems)
+            source = self._playback.source
+            assert isinstance(source, ReachCamera)
+            self._joints = JointPort(self, source, self._problems)
         self.create_timer(wanted.diagnostics_period_s, self._publish_diagnostics)
         self._player = threading.Thread(target=self._play, name="player", daemon=True)
 

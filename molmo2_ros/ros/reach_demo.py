@@ -22,6 +22,7 @@ from molmo2_ros.ros.demo_process import DemoProcess, prepare_environment, ros_ar
 from molmo2_ros.ros.reach_watch import ReachWatcher
 from molmo2_ros.simulation.reach import named_object
 
+_AFTERWARDS_S = 3.0  # filmed after the touch
 _START_PATIENCE_S = 180.0  # a busy machine; the first answer usually takes some seconds
 
 
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(watcher.summary, flush=True)
     if interrupted:
         return 130
-    return 0 if watcher.touched_after_s is not None and not problem else 1
+    return 0 if watcher.touched_at is not None and not problem else 1
 
 
 def _start(wanted: argparse.Namespace, query: str, logs: Path) -> list[DemoProcess]:
@@ -79,7 +80,7 @@ def _start(wanted: argparse.Namespace, query: str, logs: Path) -> list[DemoProce
 def _watch(
     watcher: ReachWatcher, processes: list[DemoProcess], seconds: float, interrupted: list[int]
 ) -> str:
-    """Listen until the time is up.
+    """Listen until the object was touched or the time is up.
 
     Returns:
         what went wrong, "" if nothing did.
@@ -98,6 +99,8 @@ def _watch(
             now = time.monotonic()
             if watcher.answered_at is None and now - start > _START_PATIENCE_S:
                 return f"no answer in {_START_PATIENCE_S:.0f} s"
+            if watcher.touched_at is not None and now - watcher.touched_at > _AFTERWARDS_S:
+                return ""
             if watcher.answered_at is not None and now - watcher.answered_at > seconds:
                 return ""
         return ""
@@ -116,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--belt", type=float, default=0.0, help="m/s of the belt under it; 0: none")
     parser.add_argument("--seed", type=int, default=2, help="which table")
     parser.add_argument("--engine", default="nano", help="engine folder (default: nano)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="from the first answer on")
+    parser.add_argument(
+        "--seconds", type=float, default=40.0, help="at most, from the first answer on"
+    )
     parser.add_argument("--output", default=".", help="folder of reach.mp4 and reach.png")
     return parser
 

@@ -41,7 +41,7 @@ class ReachWatcher:
         self._begun = time.monotonic()
         self.answered_at: float | None = None  # monotonic time of the first answer
         self.refusal = ""  # why the model cannot be asked
-        self.touched_after_s: float | None = None  # from the first answer to the end of HOLD_S
+        self.touched_at: float | None = None  # monotonic time of the end of HOLD_S
         self._near_since: float | None = None
         self._gap_m = np.inf
         self._least_m = np.inf
@@ -70,10 +70,11 @@ class ReachWatcher:
     @property
     def summary(self) -> str:
         """The last line of the demonstration."""
-        if self.touched_after_s is not None:
+        if self.touched_at is not None and self.answered_at is not None:
+            after_s = self.touched_at - self.answered_at
             return (
-                f"reach: touched the {self._asked} for {HOLD_S} s, {self.touched_after_s:.1f} s "
-                "after the first answer"
+                f"reach: touched the {self._asked} for {HOLD_S} s, {after_s:.1f} s after the first "
+                "answer"
             )
         nearest = f"{100 * self._least_m:.1f} cm" if np.isfinite(self._least_m) else "never seen"
         return f"reach: did not touch the {self._asked}; nearest: {nearest}"
@@ -130,15 +131,15 @@ class ReachWatcher:
         if self._near_since is None:
             self._near_since = now
             self._say(f"the fingertip is {1000 * self._gap_m:.0f} mm from the {self._asked}")
-        if now - self._near_since >= HOLD_S and self.touched_after_s is None:
-            self.touched_after_s = now - self.answered_at
+        if now - self._near_since >= HOLD_S and self.touched_at is None:
+            self.touched_at = now
             self._say(f"touched: within {100 * NEAR_M:.0f} cm for {HOLD_S} s")
 
     def _on_image(self, message: Image) -> None:
         """Film the picture before: by now its target and its truth have come."""
         if self._picture is not None:
             stamp_ns, rgb = self._picture
-            is_best = self.touched_after_s is not None
+            is_best = self.touched_at is not None
             self._film.add(self._drawn(rgb, stamp_ns), stamp_ns, (int(is_best), -self._gap_m))
         self._picture = (images.stamp_ns_of(message), images.rgb_of(message))
 
@@ -155,7 +156,7 @@ class ReachWatcher:
             place = rotation.T @ (_vector(self._goal) - position)
             _mark(picture, self._pixel(place), _CYAN, cv2.MARKER_CROSS)
         gap = f"{100 * self._gap_m:.1f} cm" if np.isfinite(self._gap_m) else "?"
-        touched = "  touched" if self.touched_after_s is not None else ""
+        touched = "  touched" if self.touched_at is not None else ""
         lines = (
             (f"{self._query}", _WHITE),
             ("truth", _GREEN),

@@ -144,7 +144,8 @@ class Reacher:
         unseen_s = time_s - self.aim.seen_s
         if unseen_s > _FORGET_S:
             self.aim, self.is_touching = Aim(), False
-            return np.clip(2.0 * (HOME - self._angles), -0.5, 0.5) * VELOCITY_LIMIT
+            home = np.clip(2.0 * (HOME - self._angles), -0.5, 0.5) * VELOCITY_LIMIT
+            return np.asarray(home)
         place, velocity = self.aim.at(time_s)
         return self._joint_velocities(velocity + self._approach(place, unseen_s < _COAST_S))
 
@@ -161,7 +162,7 @@ class Reacher:
         left_m = float(np.linalg.norm(missing))
         top = _TOUCH_SPEED if self.is_touching else _REACH_SPEED
         speed = min(_GAIN * left_m, top, np.sqrt(2 * _BRAKE * left_m))
-        return missing * (speed / max(left_m, 1e-9))
+        return np.asarray(missing * (speed / max(left_m, 1e-9)))
 
     def _joint_velocities(self, velocity: F64) -> F64:
         """Damped least squares; the finger's pitch takes what freedom the tip leaves."""
@@ -171,9 +172,9 @@ class Reacher:
         turn = np.clip(2.0 * (_PITCH - pitch(self._angles)), -1.0, 1.0)
         wanted = np.append(velocity, _PITCH_WEIGHT * turn)
         square = jacobian @ jacobian.T + _DAMPING**2 * np.eye(4)
-        rates: F64 = jacobian.T @ np.linalg.solve(square, wanted)
+        rates = jacobian.T @ np.linalg.solve(square, wanted)
         # All joints together slower, so that the tip keeps its way.
-        return rates / max(1.0, float(np.abs(rates).max()) / VELOCITY_LIMIT)
+        return np.asarray(rates / max(1.0, float(np.abs(rates).max()) / VELOCITY_LIMIT))
 
     def _is_hidden(self, place: F64) -> bool:
         """The finger comes near the line from camera to target, or what was seen may be itself."""

@@ -106,7 +106,7 @@ def test_a_pose_is_read_as_static_transform_publisher_reads_it():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1 2 3", "1 2 3 0 0 0 0", "1 2 3 0 0 0 one", "1 2 3 4 5 6 7 8"]
+    "text", ["", "1 2 3", "1 2 3 0 0 0 0", "1 2 3 0 0 0 one", "1 nan 3 0 0 0 1", "1 2 3 4 5 6 7 8"]
 )
 def test_a_pose_that_is_none_is_refused(text):
     with pytest.raises(ConfigError, match="expected seven numbers x y z qx qy qz qw"):
@@ -149,7 +149,7 @@ def reach(domain_id, *arguments):
 
 
 def test_the_asked_object_is_touched_and_filmed(domain_id, tmp_path):
-    done = reach(domain_id, "--seconds", "15", "--output", str(tmp_path))
+    done = reach(domain_id, "--seconds", "90", "--output", str(tmp_path))
 
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
