@@ -183,7 +183,7 @@ class Trial:
 
     def _control(self, tick: int) -> None:
         physics = self._table.physics
-        self._reacher.feel(physics.drives.angles)
+        self._reacher.feel(physics.drives.angles, physics.time_s)
         for due, stamp_ns, point_m in self._waiting:
             if due == tick:
                 self._reacher.see(np.array(point_m), stamp_ns / 1e9)

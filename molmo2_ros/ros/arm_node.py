@@ -93,8 +93,9 @@ class ArmNode(Node):
             return
         self._problems.clear("joints")
         self._states.tick()
-        self._reacher.feel(np.array([angles[name] for name in JOINT_NAMES]))
-        self._felt_ns = self._now_ns()
+        self._felt_ns = stamp_ns_of(message)
+        felt_s = self._seconds(self._felt_ns)
+        self._reacher.feel(np.array([angles[name] for name in JOINT_NAMES]), felt_s)
 
     def _move(self) -> None:
         now_ns = self._now_ns()

@@ -36,7 +36,8 @@ _COAST_S = 2.5  # a touch may last so long without the target being seen
 _HIDING_M = 0.02  # nearer to the line of sight the finger spoils what the camera says ...
 _BEHIND_M = 0.04  # ... also a little behind: there a sighting may show the finger's own side
 
-_GAIN = 6.0  # 1/s
+_GAIN = 6.0  # 1/s; less where the joints are felt late, or the arm would swing
+_GAIN_TIMES_DELAY = 0.3
 _REACH_SPEED, _TOUCH_SPEED = 0.6, 0.15  # m/s
 _BRAKE = 1.5  # m/s^2
 _DAMPING = 0.03
@@ -126,12 +127,13 @@ class Reacher:
         self._camera = np.asarray(camera_position, np.float64)
         self._rotation = np.asarray(camera_rotation, np.float64)
         self._angles: F64 = HOME.copy()
+        self._felt_s = -np.inf
         self.aim = Aim()
         self.is_touching = False  # on the last of the way, or there
 
-    def feel(self, angles: F64) -> None:
-        """Take in the joints' own angles, [4] radians."""
-        self._angles = np.asarray(angles, np.float64)
+    def feel(self, angles: F64, time_s: float) -> None:
+        """Take in the joints' own angles, [4] radians, and when they were so."""
+        self._angles, self._felt_s = np.asarray(angles, np.float64), time_s
 
     def see(self, point_m: F64, time_s: float) -> None:
         """Take in a target, [3] metres in the optical frame, and the time that it speaks of."""
@@ -141,15 +143,18 @@ class Reacher:
 
     def command(self, time_s: float) -> F64:
         """[4] rad/s, for the moment `time_s`."""
+        delay_s = max(time_s - self._felt_s, 1e-3)
+        gain = min(_GAIN, _GAIN_TIMES_DELAY / delay_s)
         unseen_s = time_s - self.aim.seen_s
         if unseen_s > _FORGET_S:
             self.aim, self.is_touching = Aim(), False
-            home = np.clip(2.0 * (HOME - self._angles), -0.5, 0.5) * VELOCITY_LIMIT
+            home = np.clip(min(gain, 2.0) * (HOME - self._angles), -0.5, 0.5) * VELOCITY_LIMIT
             return np.asarray(home)
         place, velocity = self.aim.at(time_s)
-        return self._joint_velocities(velocity + self._approach(place, unseen_s < _COAST_S))
+        approach = self._approach(place, unseen_s < _COAST_S, gain)
+        return self._joint_velocities(velocity + approach, gain)
 
-    def _approach(self, place: F64, may_touch: bool) -> F64:
+    def _approach(self, place: F64, may_touch: bool, gain: float) -> F64:
         """[3] m/s of the tip relative to the target."""
         along = _way(place)
         offset = self._arm.tip(self._angles) - place
@@ -161,15 +166,15 @@ class Reacher:
         missing = place - before * along - self._arm.tip(self._angles)
         left_m = float(np.linalg.norm(missing))
         top = _TOUCH_SPEED if self.is_touching else _REACH_SPEED
-        speed = min(_GAIN * left_m, top, np.sqrt(2 * _BRAKE * left_m))
+        speed = min(gain * left_m, top, np.sqrt(2 * _BRAKE * left_m))
         return np.asarray(missing * (speed / max(left_m, 1e-9)))
 
-    def _joint_velocities(self, velocity: F64) -> F64:
+    def _joint_velocities(self, velocity: F64, gain: float) -> F64:
         """Damped least squares; the finger's pitch takes what freedom the tip leaves."""
         jacobian = np.zeros((4, NUM_JOINTS))
         jacobian[:3] = self._arm.jacobian(self._angles)
         jacobian[3, 1:] = _PITCH_WEIGHT
-        turn = np.clip(2.0 * (_PITCH - pitch(self._angles)), -1.0, 1.0)
+        turn = np.clip(min(gain, 2.0) * (_PITCH - pitch(self._angles)), -1.0, 1.0)
         wanted = np.append(velocity, _PITCH_WEIGHT * turn)
         square = jacobian @ jacobian.T + _DAMPING**2 * np.eye(4)
         rates = jacobian.T @ np.linalg.solve(square, wanted)

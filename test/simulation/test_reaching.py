@@ -62,7 +62,9 @@ def test_an_older_sighting_changes_nothing():
 class Robot:
     """Camera, controller and drives, without anything to collide with."""
 
-    def __init__(self):
+    def __init__(self, delay_s=0.0):
+        self.num_late = round(delay_s / PERIOD_S)
+        self.felt = []
         self.position, self.rotation = camera_from_foot()
         self.reacher = Reacher(self.position, self.rotation)
         self.drives = Drives(HOME)
@@ -74,7 +76,8 @@ class Robot:
         self.reacher.see(self.rotation.T @ (place - self.position), self.time_s)
 
     def step(self):
-        self.reacher.feel(self.drives.angles)
+        self.felt.append((self.drives.angles, self.time_s))
+        self.reacher.feel(*self.felt[max(0, len(self.felt) - 1 - self.num_late)])
         self.drives.advance(self.reacher.command(self.time_s), PERIOD_S)
         self.time_s += PERIOD_S
 
@@ -96,6 +99,17 @@ def test_the_tip_gets_to_a_true_target_and_stays(start, velocity):
         gaps.append(np.linalg.norm(robot.tip - place) - TIP_RADIUS_M)
     assert max(gaps[-50:]) < 0.012
     assert robot.reacher.is_touching
+
+
+def test_joints_that_are_felt_late_make_the_arm_slower_and_not_swing():
+    robot = Robot(delay_s=0.3)
+    apart = []
+    for _ in range(500):
+        robot.show(PLACE)
+        robot.step()
+        apart.append(np.linalg.norm(robot.tip - PLACE))
+    assert min(apart) < TIP_RADIUS_M + 0.01
+    assert max(apart[250:]) < 0.15
 
 
 def test_the_finger_comes_steeply_and_from_before_the_surface():
