@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ _ZOOM = 2
 _YELLOW, _CYAN, _GREEN, _WHITE = (255, 220, 0), (0, 230, 255), (60, 230, 60), (255, 255, 255)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picture:
+    """An image, and what was true when it came."""
+
+    rgb: npt.NDArray[np.uint8]
+    stamp_ns: int
+    gap_m: float
+    goal: PointStamped | None
+    touched: bool
+
+
 class ReachWatcher:
     """Listens to the three nodes; of the truth, which the arm never sees, too.
 
@@ -46,7 +58,7 @@ class ReachWatcher:
         self._gap_m = np.inf
         self._least_m = np.inf
         self._camera: CameraInfo | None = None
-        self._picture: tuple[int, npt.NDArray[np.uint8]] | None = None
+        self._picture: _Picture | None = None
         self._truth: dict[int, tuple[float, float]] = {}  # by stamp
         self._targets: dict[int, PointStamped] = {}
         self._goal: PointStamped | None = None
@@ -137,26 +149,33 @@ class ReachWatcher:
 
     def _on_image(self, message: Image) -> None:
         """Film the picture before: by now its target and its truth have come."""
-        if self._picture is not None:
-            stamp_ns, rgb = self._picture
-            is_best = self.touched_at is not None
-            self._film.add(self._drawn(rgb, stamp_ns), stamp_ns, (int(is_best), -self._gap_m))
-        self._picture = (images.stamp_ns_of(message), images.rgb_of(message))
+        before = self._picture
+        if before is not None:
+            worth = (int(before.touched), -before.gap_m)
+            self._film.add(self._drawn(before), before.stamp_ns, worth)
+        self._picture = _Picture(
+            rgb=images.rgb_of(message),
+            stamp_ns=images.stamp_ns_of(message),
+            gap_m=self._gap_m,
+            goal=self._goal,
+            touched=self.touched_at is not None,
+        )
 
-    def _drawn(self, rgb: npt.NDArray[np.uint8], stamp_ns: int) -> npt.NDArray[np.uint8]:
-        height, width = rgb.shape[:2]
-        picture = np.array(cv2.resize(rgb, (_ZOOM * width, _ZOOM * height)), np.uint8)
+    def _drawn(self, shot: _Picture) -> npt.NDArray[np.uint8]:
+        height, width = shot.rgb.shape[:2]
+        picture = np.array(cv2.resize(shot.rgb, (_ZOOM * width, _ZOOM * height)), np.uint8)
+        stamp_ns = shot.stamp_ns
         if stamp_ns in self._truth:
             _mark(picture, self._truth[stamp_ns], _GREEN, cv2.MARKER_SQUARE)
         target = self._targets.get(stamp_ns)
         if target is not None:
             _mark(picture, self._pixel(_vector(target)), _YELLOW, cv2.MARKER_DIAMOND)
-        if self._goal is not None:
+        if shot.goal is not None:
             position, rotation = camera_from_foot()
-            place = rotation.T @ (_vector(self._goal) - position)
+            place = rotation.T @ (_vector(shot.goal) - position)
             _mark(picture, self._pixel(place), _CYAN, cv2.MARKER_CROSS)
-        gap = f"{100 * self._gap_m:.1f} cm" if np.isfinite(self._gap_m) else "?"
-        touched = "  touched" if self.touched_at is not None else ""
+        gap = f"{100 * shot.gap_m:.1f} cm" if np.isfinite(shot.gap_m) else "?"
+        touched = "  touched" if shot.touched else ""
         lines = (
             (f"{self._query}", _WHITE),
             ("truth", _GREEN),
