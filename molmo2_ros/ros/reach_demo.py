@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Molmo2Error as error:
         print(f"reach: {error}", file=sys.stderr)
         return 2
+    if not Path(wanted.output).is_dir():
+        print(f"reach: --output {wanted.output} is no folder; make it first", file=sys.stderr)
+        return 2
     interrupted: list[int] = []
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda *_: interrupted.append(1))

@@ -46,6 +46,7 @@ def test_what_turns_back_is_followed_after_a_few_sightings():
 def test_another_thing_is_believed_only_when_it_stays():
     aim, far = aim_along(np.zeros(3)), PLACE + (0, 0.2, 0)
     aim.see(far, 1.1)
+    assert aim.at(1.1)[0] == pytest.approx(PLACE, abs=0.002)
     aim.see(PLACE, 1.2)
     assert aim.at(1.2)[0] == pytest.approx(PLACE, abs=0.002)
     for k in range(8):
