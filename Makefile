@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-jazzy lint nano bench clean
+.PHONY: help env demo reach test test-jazzy lint nano bench clean
 
 VENV := .venv
 JAZZY := .venv-jazzy
@@ -45,6 +45,10 @@ help:  ## list the targets
 demo: $(INFERENCE_READY)  ## camera and grounding node on ROS 2; VIDEO= CAMERA= QUERY= choose
 	$(call within,$(VENV)) python -m molmo2_ros.ros.demo $${VIDEO:+--video "$$VIDEO"} \
 		$${CAMERA:+--camera "$$CAMERA"} $${QUERY:+--query "$$QUERY"}
+
+reach: $(INFERENCE_READY)  ## a simulated arm touches what is asked for; OBJECT= BELT= (m/s) choose
+	$(call within,$(VENV)) python -m molmo2_ros.ros.reach_demo $${OBJECT:+--object "$$OBJECT"} \
+		$${BELT:+--belt "$$BELT"}
 
 env: $(TEST_READY)  ## the whole environment for tests, benchmarks and training, in .venv
 

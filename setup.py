@@ -109,6 +109,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "arm_node = molmo2_ros.ros.arm_node:main",
             "molmo2 = molmo2_ros.cli.main:main",
             "camera_node = molmo2_ros.ros.camera_node:main",
             "grounding_node = molmo2_ros.ros.grounding_node:main",

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from benchmarks.report import publish  # noqa: E402
+from benchmarks.report import publish, share_interval  # noqa: E402
 from molmo2_ros.errors import Molmo2Error  # noqa: E402
 from molmo2_ros.grounder import Grounder  # noqa: E402
 from molmo2_ros.runtime.engine import NANO, load_engine  # noqa: E402
@@ -211,7 +211,7 @@ def diagram(curves: dict[str, list[ReliabilityBin]]) -> str:
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for entry in curve:
             radius = 2 + 14 * (entry.num / total) ** 0.5
-            low, high = share_interval(entry)
+            low, high = share_interval(entry.came, entry.num)
             at = f"{x(entry.foretold):.1f}"
             parts += [
                 f'<path d="M{at} {y(low):.1f}V{y(high):.1f}" stroke="{colour}"/>',
@@ -226,14 +226,6 @@ def diagram(curves: dict[str, list[ReliabilityBin]]) -> str:
             "</text>",
         ]
     return "\n".join([*parts, "</svg>", ""])
-
-
-def share_interval(entry: ReliabilityBin) -> tuple[float, float]:
-    """Wilson's 95 % interval of a bin's share of right points."""
-    z, num, share = 1.96, entry.num, entry.came
-    centre = share + z**2 / (2 * num)
-    half = z * (share * (1 - share) / num + z**2 / (4 * num**2)) ** 0.5
-    return (centre - half) / (1 + z**2 / num), (centre + half) / (1 + z**2 / num)
 
 
 if __name__ == "__main__":

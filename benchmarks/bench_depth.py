@@ -32,7 +32,8 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from benchmarks.report import publish  # noqa: E402
 from molmo2_ros.camera.frame import CameraModel, Frame  # noqa: E402
-from molmo2_ros.simulation.render import Intrinsics, RayRenderer, View  # noqa: E402
+from molmo2_ros.simulation.render import RayRenderer  # noqa: E402
+from molmo2_ros.simulation.view import Intrinsics, View  # noqa: E402
 from molmo2_ros.simulation.world import World  # noqa: E402
 from molmo2_ros.tracking.depth import lift  # noqa: E402
 

@@ -39,6 +39,14 @@ def spread(case: str, values: Sequence[float], unit: str) -> dict[str, Any]:
     return {"case": case, "median": median, "p90": p90, "p99": p99, "n": len(values), "unit": unit}
 
 
+def share_interval(share: float, num: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `num` trials."""
+    z, num = 1.96, max(num, 1)
+    centre = share + z**2 / (2 * num)
+    half = z * (share * (1 - share) / num + z**2 / (4 * num**2)) ** 0.5
+    return (centre - half) / (1 + z**2 / num), (centre + half) / (1 + z**2 / num)
+
+
 def publish(
     name: str,
     rows: Sequence[Mapping[str, Any]],

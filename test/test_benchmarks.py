@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_confidence, bench_depth
-from benchmarks.report import publish, spread
+from benchmarks.report import publish, share_interval, spread
 from molmo2_ros.training.metrics import ReliabilityBin
 
 BENCHMARKS = sorted(
@@ -102,8 +102,7 @@ def test_reliability_diagram_has_a_disc_a_bin_where_it_belongs():
     [(10, 0.0, 0.0, 0.278), (10, 1.0, 0.722, 1.0), (100, 0.5, 0.404, 0.596)],
 )
 def test_interval_of_a_share(num, share, low, high):
-    entry = ReliabilityBin(num=num, foretold=0.5, came=share)
-    assert bench_confidence.share_interval(entry) == pytest.approx((low, high), abs=1e-3)
+    assert share_interval(share, num) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_depth_is_measured_by_distance_and_by_edge(capsys):

@@ -1,9 +1,10 @@
-"""The camera: a video file, images, a device or the simulated table as ROS image topics."""
+"""The camera: a video file, images, a device or a simulated table as ROS image topics."""
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -22,6 +23,7 @@ from molmo2_ros.ros.playback import Playback, camera_from_fov
 from molmo2_ros.ros.process import run_node
 
 TABLE = "table"
+REACH = "reach"  # the table with the arm
 _RETRY_S = 1.0  # between two attempts to open a source
 
 
@@ -48,13 +50,13 @@ class CameraNode(Node):
         self._closing = threading.Event()
         self._problems = ProblemLog(self.get_logger())
         self._frames = RateMeter()
-        self._is_table = wanted.source == TABLE
+        self._is_table = wanted.source in (TABLE, REACH)
         self._playback = Playback(
             self._open,
             now_ns=lambda: int(self.get_clock().now().nanoseconds),
             wait_s=lambda seconds: not self._closing.wait(seconds),
             rate_hz=wanted.rate_hz,
-            is_device=wanted.source.startswith("/dev/"),
+            is_device=wanted.source.startswith("/dev/") or wanted.source == REACH,
             can_skip=not self._is_table,
         )
         if self._is_table:
@@ -70,13 +72,21 @@ class CameraNode(Node):
             self._depth = self.create_publisher(Image, "depth", pictures)
             self._depth_info = self.create_publisher(CameraInfo, "depth/camera_info", results)
             self._truth = self.create_publisher(String, "truth", results)
+        if wanted.source == REACH:
+            # Imported on use: what plays a file needs no simulation.
+            from molmo2_ros.ros.joint_port import JointPort
+            from molmo2_ros.simulation.reach_camera import ReachCamera
+
+            source = self._playback.source
+            assert isinstance(source, ReachCamera)
+            self._joints = JointPort(self, source, self._problems)
         self.create_timer(wanted.diagnostics_period_s, self._publish_diagnostics)
         self._player = threading.Thread(target=self._play, name="player", daemon=True)
 
     def _open(self) -> FrameSource:
         wanted = self._server.snapshot
         if self._is_table:
-            return _table(wanted)
+            return _table(wanted, lambda: int(self.get_clock().now().nanoseconds))
         return open_source(wanted.source, rate_hz=wanted.rate_hz or None)
 
     @property
@@ -161,7 +171,7 @@ class CameraNode(Node):
                 "passes": self._playback.num_passes,
                 **{f"problems_{kind}": n for kind, n in self._problems.counts.items()},
             },
-            error=self._problems.recent("camera"),
+            error=self._problems.recent("camera") or self._problems.recent("joints"),
             warning="frames come slower than wanted: the machine or the source is too slow"
             if slow
             else "",
@@ -171,8 +181,21 @@ class CameraNode(Node):
         self._diagnostics.publish(diagnostic_array([line], now_ns))
 
 
-def _table(wanted: CameraParameters) -> FrameSource:
+def _table(wanted: CameraParameters, now_ns: Callable[[], int]) -> FrameSource:
     try:
+        if wanted.source == REACH:
+            from molmo2_ros.simulation.reach_camera import open_reach_camera
+
+            return open_reach_camera(
+                wanted.reach_object,
+                seed=wanted.table_seed,
+                belt_speed=wanted.belt_speed,
+                width=wanted.table_width,
+                height=wanted.table_height,
+                rate_hz=wanted.rate_hz or 10.0,
+                renderer=wanted.table_renderer,
+                now_ns=now_ns,
+            )
         from molmo2_ros.simulation.source import TableSource
 
         return TableSource(
@@ -184,11 +207,14 @@ def _table(wanted: CameraParameters) -> FrameSource:
         )
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"source is table, which needs the package {error.name}, and it is not installed; "
-            "pip install 'molmo2_ros[simulation]', or give source:= a video file or /dev/videoN"
+            f"source is {wanted.source}, which needs the package {error.name}, and it is not "
+            "installed; pip install 'molmo2_ros[simulation]', or give source:= a video file or "
+            "/dev/videoN"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"source is table, and its {error}; give another rate_hz") from error
+        raise ConfigError(
+            f"source is {wanted.source}, and its {error}; give another rate_hz"
+        ) from error
 
 
 def main(args: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from molmo2_ros.errors import Molmo2Error
 from molmo2_ros.ros import compat
-from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments
+from molmo2_ros.ros.demo_process import DemoProcess, prepare_environment, ros_arguments
 from molmo2_ros.ros.demo_watch import Watcher
 from molmo2_ros.ros.queries import parse_standing
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupted: list[int] = []
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda *_: interrupted.append(1))
-    _prepare_environment()
+    prepare_environment()
     _tell(f"source {source}, engine {wanted.engine}, ROS_DOMAIN_ID {os.environ['ROS_DOMAIN_ID']}")
     for query in queries:
         _tell(f'query "{query}"')
@@ -138,14 +138,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=20.0, help="from the first answer on")
     parser.add_argument("--output", default=".", help="folder of demo.mp4 and demo.png")
     return parser
-
-
-def _prepare_environment() -> None:
-    """A ROS domain of our own on this machine, and the prefix that the ROS wheels do not set."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if (Path(sys.prefix) / "share" / "ament_index").is_dir():
-        os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
 
 
 def _tell(text: str) -> None:

@@ -22,6 +22,14 @@ def ros_arguments(**parameters: Any) -> list[str]:
     return arguments
 
 
+def prepare_environment() -> None:
+    """A ROS domain of our own on this machine, and the prefix that the ROS wheels do not set."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    if (Path(sys.prefix) / "share" / "ament_index").is_dir():
+        os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
+
+
 class DemoProcess:
     """Starts `molmo2_ros.ros.<name>` with this interpreter.
 

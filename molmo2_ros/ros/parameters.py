@@ -14,8 +14,9 @@ class CameraParameters:
 
     source: str = setting(
         "table",
-        "What to play: `table` (the simulated robot table), a video file, a folder of images, one "
-        "image, or a camera device such as /dev/video0.",
+        "What to play: `table` (the simulated robot table), `reach` (one with an arm that obeys "
+        "joint_commands), a video file, a folder of images, one image, or a camera device such as "
+        "/dev/video0.",
     )
     rate_hz: float = setting(
         0.0,
@@ -67,6 +68,17 @@ class CameraParameters:
         "Who draws the table: `rays` on the CPU, `egl` through EGL whatever stands behind it, "
         "`auto` through EGL where it has a GPU and by rays otherwise.",
         choices=("auto", "rays", "egl"),
+    )
+    reach_object: str = setting(
+        "red mug",
+        "What source `reach` sets once within the arm's reach, as a person would call it.",
+    )
+    belt_speed: float = setting(
+        0.0,
+        "Speed of the belt that carries this object to and fro; 0: it stands on the table.",
+        unit="m/s",
+        minimum=-0.2,
+        maximum=0.2,
     )
     diagnostics_period_s: float = setting(
         1.0, "Time between two messages on /diagnostics.", unit="s", minimum=0.1, maximum=60.0
@@ -204,7 +216,25 @@ class GroundingParameters:
     )
 
 
-NODES: dict[str, type[CameraParameters] | type[GroundingParameters]] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmParameters:
+    """What `arm_node` has to know of the robot."""
+
+    camera_pose: str = setting(
+        "0.278383 0.386979 0.483759 -0.275765 0.874616 -0.380294 0.119906",
+        "Where the camera's optical frame is in the arm's foot: `x y z qx qy qz qw`, metres and a "
+        "quaternion. The default is that of source `reach`.",
+    )
+    rate_hz: float = setting(
+        50.0, "Joint commands a second.", unit="Hz", minimum=5.0, maximum=500.0
+    )
+    diagnostics_period_s: float = setting(
+        1.0, "Time between two messages on /diagnostics.", unit="s", minimum=0.1, maximum=60.0
+    )
+
+
+NODES: dict[str, type[CameraParameters | GroundingParameters | ArmParameters]] = {
+    "arm_node": ArmParameters,
     "camera_node": CameraParameters,
     "grounding_node": GroundingParameters,
 }

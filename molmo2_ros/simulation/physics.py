@@ -6,6 +6,7 @@ Each object collides as one primitive about its shape; what is drawn is the shap
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,7 @@ class Physics:
         tip = spec.worldbody.add_body(name="tip", mocap=True, pos=_PARKED)
         tip.add_geom(type=kinds.mjGEOM_SPHERE, size=[_TIP_RADIUS_M, 0, 0], friction=_FRICTION)
         for j, (item, category) in enumerate(zip(self._items, categories, strict=True)):
-            _add_object(spec, j, item, CATEGORIES[category].name)
+            add_object(spec, j, item, CATEGORIES[category].name)
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
         for _ in range(round(_SETTLING_S / STEP_S)):
@@ -195,7 +196,18 @@ def _add_table(spec: object) -> None:
         world.add_geom(type=plane, size=[1, 1, 0.1], pos=[x, y, 0], quat=quaternion)
 
 
-def _add_object(spec: object, j: int, item: Item, name: str) -> None:
+def add_object(spec: object, j: int, item: Item, name: str) -> Any:
+    """Let a body `object<j>` that is free to move stand for an item.
+
+    Args:
+        spec: an MjSpec.
+        j: number of the item.
+        item: where it stands.
+        name: of its category.
+
+    Returns:
+        the body.
+    """
     import mujoco
 
     kinds = mujoco.mjtGeom
@@ -218,3 +230,4 @@ def _add_object(spec: object, j: int, item: Item, name: str) -> None:
     )
     body.add_freejoint()
     body.add_geom(type=kind, size=size, pos=middle, mass=_MASS_KG, condim=6, friction=_FRICTION)
+    return body

@@ -156,7 +156,8 @@ class TableSource:
             camera=self.camera,
         )
         self._num_read += 1
-        self._last = TableFrame(frame=frame, truth=self._truth(view), instances=view.instances)
+        truth = objects_seen(view, self.objects, self.camera)
+        self._last = TableFrame(frame=frame, truth=truth, instances=view.instances)
         return self._last
 
     def truth(self) -> list[Mapping[str, Any]]:
@@ -167,25 +168,29 @@ class TableSource:
         """Lets go of the renderer; may be called twice."""
         self._renderer.close()
 
-    def _truth(self, view: View) -> tuple[ObjectTruth, ...]:
-        fx, _, cx, _, fy, cy, *_ = self.camera.k
-        found = []
-        for j, thing in enumerate(self.objects):
-            pixel = _middle(view.instances == j + 1)
-            point_m = None
-            if pixel is not None:
-                depth = float(view.depth_m[pixel[1], pixel[0]])
-                point_m = ((pixel[0] - cx) / fx * depth, (pixel[1] - cy) / fy * depth, depth)
-            found.append(
-                ObjectTruth(
-                    id=j + 1,
-                    name=thing.label,
-                    point_px=pixel,
-                    point_m=point_m,
-                    visible_fraction=float(view.visible_fraction[j]) if pixel else 0.0,
-                )
+
+def objects_seen(
+    view: View, objects: tuple[SceneObject, ...], camera: CameraModel
+) -> tuple[ObjectTruth, ...]:
+    """Where the objects of a rendered picture are; objects[j] has the id j + 1."""
+    fx, _, cx, _, fy, cy, *_ = camera.k
+    found = []
+    for j, thing in enumerate(objects):
+        pixel = _middle(view.instances == j + 1)
+        point_m = None
+        if pixel is not None:
+            depth = float(view.depth_m[pixel[1], pixel[0]])
+            point_m = ((pixel[0] - cx) / fx * depth, (pixel[1] - cy) / fy * depth, depth)
+        found.append(
+            ObjectTruth(
+                id=j + 1,
+                name=thing.label,
+                point_px=pixel,
+                point_m=point_m,
+                visible_fraction=float(view.visible_fraction[j]) if pixel else 0.0,
             )
-        return tuple(found)
+        )
+    return tuple(found)
 
 
 # The forearm comes from above and behind the table, so that it hides little.

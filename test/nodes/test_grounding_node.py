@@ -14,6 +14,7 @@ from std_msgs.msg import String
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from molmo2_ros.ros import compat, images, qos
+from molmo2_ros.ros.arm_node import ArmNode
 from molmo2_ros.ros.camera_node import CameraNode
 from molmo2_ros.ros.clouds import rows_of
 from molmo2_ros.ros.grounding_node import GroundingNode
@@ -409,6 +410,30 @@ def test_the_document_names_every_topic_of_the_camera_node(node_under_test):
     published = {p.topic_name: p.msg_type for p in node.publishers}
 
     assert ros_names(published) == absolute(table_of("camera_node", ""), "camera")
+
+
+def test_the_document_names_every_topic_of_the_camera_node_with_an_arm(node_under_test):
+    node = node_under_test.start(CameraNode, source="reach", table_width=64, table_height=48)
+
+    published = {p.topic_name: p.msg_type for p in node.publishers}
+    subscribed = {s.topic_name: s.msg_type for s in node.subscriptions}
+
+    camera = absolute(table_of("camera_node", ""), "camera")
+    robot = absolute(table_of("The simulated arm", "Published by camera_node"), "camera")
+    assert ros_names(published) == {**camera, **robot}
+    commands = absolute(table_of("The simulated arm", "Subscribed by camera_node"), "camera")
+    assert ros_names(subscribed) == commands
+
+
+def test_the_document_names_every_topic_of_the_arm_node(node_under_test):
+    node = node_under_test.start(ArmNode)
+
+    published = {p.topic_name: p.msg_type for p in node.publishers}
+    subscribed = {s.topic_name: s.msg_type for s in node.subscriptions}
+
+    assert ros_names(published) == absolute(table_of("arm_node", "Published"), "arm")
+    assert ros_names(subscribed) == absolute(table_of("arm_node", "Subscribed"), "arm")
+    assert set(ros_names(subscribed)) == {"/target", "/joint_states"}
 
 
 def absolute(table, node_name):

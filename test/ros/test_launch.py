@@ -39,8 +39,9 @@ def launch(request):
     return ET.parse(request.param).getroot()
 
 
-def test_both_launch_files_are_there():
-    assert [path.name for path in LAUNCH_FILES] == ["demo.launch.xml", "grounding.launch.xml"]
+def test_every_launch_file_is_there():
+    names = [path.name for path in LAUNCH_FILES]
+    assert names == ["demo.launch.xml", "grounding.launch.xml", "reach.launch.xml"]
 
 
 def test_every_variable_is_an_argument_with_a_description(launch):
