@@ -75,7 +75,7 @@ class CameraParameters:
     )
     belt_speed: float = setting(
         0.0,
-        "Speed of the belt that carries this object to and fro; 0: it stands on the table.",
+        "Speed of the belt that carries this object back and forth; 0: it stands on the table.",
         unit="m/s",
         minimum=-0.2,
         maximum=0.2,

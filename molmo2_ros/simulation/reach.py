@@ -73,7 +73,7 @@ class ReachTable:
         seed: decides shapes, objects, places and light.
         asked: the first object, the one to be reached for; drawn if None. No other is called so.
         belt_speed: m/s along x of the belt under the first object, which starts beside the middle
-            of the table and goes to and fro; 0: there is no belt.
+            of the table and goes back and forth; 0: there is no belt.
         width: pixels of the picture.
         height: pixels.
         world: the stock of shapes and textures; None: one for this table alone, which takes 0.3 s.
