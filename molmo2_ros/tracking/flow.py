@@ -53,7 +53,8 @@ LK_LEVELS = 3
 CORNER_FLOOR = 1.2e-4  # of cv2.cornerMinEigenVal: noise of 4 grey levels gives 1e-4, edges more
 RETURN_PX = 1.0  # a feature must come back this near to where it started
 FULL_FEATURES = 6  # so many agreeing features give full quality
-SCENE_QUALITY = 0.35  # quality of a point that the whole picture's motion carries
+SCENE_QUALITY = 0.35  # quality of a point that the whole picture's motion carries, which
+SCENE_SHARE = 0.5  # counts in full where so much of the picture agrees: things may fill the rest
 KEEP_LIKENESS = 0.6  # below this neither features nor template are renewed: it may be an occluder
 BETTER_LIKENESS = 0.1  # by which another way has to look better
 GOOD_LIKENESS = 0.8  # below this other ways are tried
@@ -302,7 +303,7 @@ def _scene_way(
         points_N2=points_N2,
         turn_N=patches.turn_N * turn,
         agreed_NK=np.zeros_like(patches.alive_NK),
-        agreement_N=np.full(len(patches), SCENE_QUALITY * share),
+        agreement_N=np.full(len(patches), SCENE_QUALITY * min(1.0, share / SCENE_SHARE)),
         held_N=np.ones(len(patches), np.bool_),
         likeness_N=np.zeros(len(patches)),
     )

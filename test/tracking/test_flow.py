@@ -157,6 +157,21 @@ def test_a_blank_wall_has_low_quality_and_moves_with_the_picture(make_stream, pa
     assert history[-1].points_N2[0] == pytest.approx([320 + 18, 240], abs=1.5)
 
 
+def test_a_blank_spot_is_carried_while_a_third_of_the_picture_goes_its_own_way(
+    make_stream, pan, make_texture
+):
+    # A wall with a smooth spot moves left; what fills the right 40 % of the picture moves right.
+    def draw(image, time_s):
+        x = round(100 - 60 * time_s)
+        image[150:330, x : x + 180] = 128
+        image[:, 384:] = make_texture(5)[:480, 300 - round(120 * time_s) :][:, :256]
+
+    stream = make_stream(pan(vx=-60), draw=draw)
+    last = carry_along(stream, np.array([[190.0, 240.0]]), 16)[-1]
+    assert not last.lost_N[0]
+    assert last.points_N2[0] == pytest.approx([190 - 30, 240], abs=2.0)
+
+
 def test_a_wholly_blank_picture_gives_no_quality(make_stream, pan):
     def blank(image, _):
         image[:] = 128
