@@ -11,15 +11,16 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
-
 from molmo2_ros.errors import Molmo2Error
-from molmo2_ros.ros import compat
-from molmo2_ros.ros.demo_process import DemoProcess, prepare_environment, ros_arguments
+from molmo2_ros.ros.demo_process import (
+    DemoProcess,
+    prepare_environment,
+    ros_arguments,
+    watch,
+)
 from molmo2_ros.ros.demo_watch import Watcher
 from molmo2_ros.ros.queries import parse_standing
 
@@ -58,7 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
         ]
         watcher = Watcher(Path(wanted.output))
         try:
-            problem = _watch(watcher, processes, wanted.seconds, len(queries), interrupted)
+            problem = watch(
+                watcher.join,
+                processes,
+                partial(_end, watcher, wanted.seconds, len(queries)),
+                interrupted,
+            )
         finally:
             died = [process.end() for process in processes]
             watcher.close()
@@ -67,41 +73,15 @@ def main(arguments: list[str] | None = None) -> int:
     return verdict(watcher, problems, bool(interrupted))
 
 
-def _watch(
-    watcher: Watcher,
-    processes: list[DemoProcess],
-    seconds: float,
-    num_queries: int,
-    interrupted: list[int],
-) -> str:
-    """Listen until the time is up.
-
-    Returns:
-        what went wrong, "" if nothing did.
-    """
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    executor = SingleThreadedExecutor()
-    node = watcher.join()
-    executor.add_node(node)
-    start = time.monotonic()
-    try:
-        while not interrupted and rclpy.ok():
-            executor.spin_once(timeout_sec=0.1)
-            problem = next(filter(None, (process.problem() for process in processes)), "")
-            problem = problem or watcher.camera_problem
-            if problem:
-                return problem
-            now = time.monotonic()
-            if len(watcher.refused) == num_queries:
-                return "none of the questions can be answered by this model, see above"
-            if watcher.started_at is None and now - start > _START_PATIENCE_S:
-                return f"no answer in {_START_PATIENCE_S:.0f} s"
-            if watcher.started_at is not None and now - watcher.started_at > seconds:
-                return ""
-        return ""
-    finally:
-        node.destroy_node()
-        compat.shut_down()
+def _end(watcher: Watcher, seconds: float, num_queries: int, since_s: float) -> str | None:
+    """Whether the demonstration is over, as `watch` asks."""
+    if watcher.camera_problem:
+        return watcher.camera_problem
+    if len(watcher.refused) == num_queries:
+        return "none of the questions can be answered by this model, see above"
+    if watcher.started_at is None:
+        return f"no answer in {_START_PATIENCE_S:.0f} s" if since_s > _START_PATIENCE_S else None
+    return "" if time.monotonic() - watcher.started_at > seconds else None
 
 
 def verdict(watcher: Watcher, problems: list[str], was_interrupted: bool) -> int:

@@ -1,4 +1,4 @@
-"""One node of the demonstration as a process with its own log, started and ended cleanly."""
+"""Nodes of a demonstration as processes with their own logs, and listening to what they say."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from molmo2_ros.ros import compat
 
 _END_PATIENCE_S = 30.0
 _NUM_LOG_LINES = 12
@@ -87,3 +96,39 @@ class DemoProcess:
     def _log_tail(self) -> str:
         lines = self._log_path.read_text(errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-_NUM_LOG_LINES:])
+
+
+def watch(
+    join: Callable[[], Node],
+    processes: Sequence[DemoProcess],
+    look: Callable[[float], str | None],
+    interrupted: Sequence[int],
+) -> str:
+    """Listen to nodes until one dies, it is over or somebody interrupts.
+
+    Args:
+        join: makes the node that listens.
+        processes: whose nodes it listens to.
+        look: asked ten times a second or more, with the seconds since the start; None to go on, ""
+            when it is over, otherwise what is wrong.
+        interrupted: not empty as soon as it shall end.
+
+    Returns:
+        what went wrong, "" if nothing did.
+    """
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    executor = SingleThreadedExecutor()
+    node = join()
+    executor.add_node(node)
+    start = time.monotonic()
+    try:
+        while not interrupted and rclpy.ok():
+            executor.spin_once(timeout_sec=0.1)
+            problem = next(filter(None, (process.problem() for process in processes)), None)
+            end = problem or look(time.monotonic() - start)
+            if end is not None:
+                return end
+        return ""
+    finally:
+        node.destroy_node()
+        compat.shut_down()

@@ -10,15 +10,16 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
-
 from molmo2_ros.errors import Molmo2Error
-from molmo2_ros.ros import compat
-from molmo2_ros.ros.demo_process import DemoProcess, prepare_environment, ros_arguments
+from molmo2_ros.ros.demo_process import (
+    DemoProcess,
+    prepare_environment,
+    ros_arguments,
+    watch,
+)
 from molmo2_ros.ros.reach_watch import ReachWatcher
 from molmo2_ros.simulation.reach import named_object
 
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="molmo2_reach_") as folder:
         processes = _start(wanted, query, Path(folder))
         try:
-            problem = _watch(watcher, processes, wanted.seconds, interrupted)
+            look = partial(_end, watcher, wanted.seconds)
+            problem = watch(watcher.join, processes, look, interrupted)
         finally:
             died = [process.end() for process in processes]
             watcher.close()
@@ -80,36 +82,16 @@ def _start(wanted: argparse.Namespace, query: str, logs: Path) -> list[DemoProce
     ]
 
 
-def _watch(
-    watcher: ReachWatcher, processes: list[DemoProcess], seconds: float, interrupted: list[int]
-) -> str:
-    """Listen until the object was touched or the time is up.
-
-    Returns:
-        what went wrong, "" if nothing did.
-    """
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    executor = SingleThreadedExecutor()
-    node = watcher.join()
-    executor.add_node(node)
-    start = time.monotonic()
-    try:
-        while not interrupted and rclpy.ok():
-            executor.spin_once(timeout_sec=0.1)
-            problem = next(filter(None, (process.problem() for process in processes)), "")
-            if problem or watcher.refusal:
-                return problem or watcher.refusal
-            now = time.monotonic()
-            if watcher.answered_at is None and now - start > _START_PATIENCE_S:
-                return f"no answer in {_START_PATIENCE_S:.0f} s"
-            if watcher.touched_at is not None and now - watcher.touched_at > _AFTERWARDS_S:
-                return ""
-            if watcher.answered_at is not None and now - watcher.answered_at > seconds:
-                return ""
+def _end(watcher: ReachWatcher, seconds: float, since_s: float) -> str | None:
+    """Whether the demonstration is over, as `watch` asks."""
+    if watcher.refusal:
+        return watcher.refusal
+    if watcher.answered_at is None:
+        return f"no answer in {_START_PATIENCE_S:.0f} s" if since_s > _START_PATIENCE_S else None
+    now = time.monotonic()
+    if watcher.touched_at is not None and now - watcher.touched_at > _AFTERWARDS_S:
         return ""
-    finally:
-        node.destroy_node()
-        compat.shut_down()
+    return "" if now - watcher.answered_at > seconds else None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from molmo2_ros.simulation.world import (
     World,
     draw_colour,
     draw_room,
+    light_well,
     place_clutter,
 )
 
@@ -31,7 +32,6 @@ CAMERA = CameraPose(
     azimuth_deg=90, elevation_deg=43, distance_m=0.68, look_at=np.array([0.0, 0.02, 0.02])
 )
 
-_AMBIENT, _HEADLIGHT, _LAMP = 0.34, 0.20, 0.50  # a well lit table, whatever the seed
 _TOO_WIDE = ("plate", "cardboard_box")  # beside them others would find no room
 _NUM_OTHERS = 4
 _REACH_LOW, _REACH_HIGH = (-0.22, -0.08), (0.18, 0.20)  # where the arm gets at everything
@@ -114,7 +114,7 @@ class ReachTable:
         self._belt.present = belt_speed != 0
         room = draw_room(rng, world.textures)
         room.table_half = (0.62, 0.45)
-        room.ambient, room.headlight, room.lamp_colour = _AMBIENT, _HEADLIGHT, np.full(3, _LAMP)
+        light_well(room)
         clutter = [foot, *self._links, self._belt]
         self._scene = Scene(
             room=room, camera=CAMERA, objects=self.objects, items=items, clutter=clutter

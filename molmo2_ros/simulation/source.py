@@ -24,6 +24,7 @@ from molmo2_ros.simulation.world import (
     World,
     draw_colour,
     draw_room,
+    light_well,
     place_apart,
     place_clutter,
 )
@@ -32,7 +33,6 @@ FRAME_ID = "table_camera_optical_frame"
 
 _ALWAYS = (("mug", "red"), ("lemon", None), ("mug", "blue"))  # what the documentation asks for
 _NUM_OTHERS = 4
-_AMBIENT, _HEADLIGHT, _LAMP = 0.34, 0.20, 0.50  # a well lit table, whatever the seed
 _MIN_SEEN_PX = 6  # fewer pixels are not called visible
 
 
@@ -115,7 +115,7 @@ class TableSource:
         place_apart(rng, items)
         self._hand = place_clutter(world.hands[1], np.zeros(3), _HAND_ROTATION)
         room = draw_room(rng, world.textures)
-        room.ambient, room.headlight, room.lamp_colour = _AMBIENT, _HEADLIGHT, np.full(3, _LAMP)
+        light_well(room)
         self._scene = Scene(
             room=room,
             camera=_camera_pose(0.0),

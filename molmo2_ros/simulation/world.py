@@ -219,6 +219,11 @@ def draw_room(rng: np.random.Generator, textures: Sequence[npt.NDArray[np.uint8]
     )
 
 
+def light_well(room: Room) -> None:
+    """Give a room the light of a well lit table, in place, whatever was drawn."""
+    room.ambient, room.headlight, room.lamp_colour = 0.34, 0.20, np.full(3, 0.50)
+
+
 def draw_categories(rng: np.random.Generator, num_objects: int) -> list[int]:
     """Category indices; in six scenes of ten one category comes two to six times."""
     order = [int(c) for c in rng.permutation(len(CATEGORIES))]
