@@ -107,6 +107,7 @@ def export_checkpoint(
             head="digits",
             opset=OPSETS[form],
             dtype="float32",
+            form=form,
             files={path.name: file_entry(path) for path in files},
             vision=vision,
             text=text_facts(model.config),

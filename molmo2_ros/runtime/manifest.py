@@ -14,6 +14,8 @@ from molmo2_ros.runtime.strict_json import read_dataclass
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
+FORMS = ("fused", "decomposed")  # attention as one operator (opset 23), or in plain ones (opset 20)
+DTYPES = ("float32", "float16", "bfloat16")
 SKILLS: Mapping[str, str] = {  # what a model may have been trained to do
     "track": "follow things through a clip",
     "point": "point to things",
@@ -104,6 +106,37 @@ class TrainingFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """Which checkpoint was exported, by what, and on what terms its weights may be used."""
+
+    checkpoint: str = ""  # hub name or folder, as given
+    revision: str = ""  # commit of the hub
+    weights_sha256: str = ""  # over the weight files in the order of their names
+    license: str = ""  # SPDX name, or the checkpoint's own word
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the packages that exported it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedFacts:
+    """How the weights of one graph are stored."""
+
+    scheme: str  # "int4", "int8", "fp8" or "nvfp4"
+    operator: str  # "MatMulNBits" for ONNX Runtime, "DequantizeLinear" for TensorRT
+    block: int  # weights that share a scale; 0 for a whole output channel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyFacts:
+    """What quantising did to the answers, by the evaluator, on scenes of simulated tables."""
+
+    before: Mapping[str, Any]  # figures of the engine that was quantised
+    after: Mapping[str, Any]  # the same figures of this one
+    largest_drop: float  # of a figure, in 0..1, that was allowed
+    scenes: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CurveFacts:
     """A rising curve, straight between its knots, from a point's raw score to a probability."""
 
@@ -138,13 +171,17 @@ class Manifest:
     name: str
     head: str  # how coordinates are written: "digits"
     opset: int
-    dtype: str  # of weights, activations and the attention bias
+    dtype: str  # of activations, cache and attention bias, and of weights that are not quantised
     files: Mapping[str, FileEntry]
     vision: VisionFacts
     text: TextFacts
     tokens: TokenFacts
     sampling: SamplingFacts
     skills: tuple[str, ...]
+    form: str = "fused"  # one of FORMS
+    source: SourceFacts = field(default_factory=SourceFacts)
+    quantized: Mapping[str, QuantizedFacts] = field(default_factory=dict)  # by "vision", "decoder"
+    accuracy: AccuracyFacts | None = None  # None: not quantised, or not measured
     vocabulary: tuple[str, ...] = ()  # nouns that a small model knows; empty: no such limit
     training: TrainingFacts = field(default_factory=TrainingFacts)
     golden: GoldenFacts | None = None
@@ -209,6 +246,12 @@ class Manifest:
             raise EngineError(
                 f"{where}: unknown skills {unknown}, known are {list(SKILLS)}; {REBUILD}"
             )
+        for key, known in (("form", FORMS), ("dtype", DTYPES)):
+            value = getattr(manifest, key)
+            if value not in known:
+                raise EngineError(
+                    f"{where}: {key} is {value!r}, expected one of {', '.join(known)}; {REBUILD}"
+                )
         for part in (manifest.vision, manifest.text, manifest.sampling):
             _check_sizes(part, where)
         if manifest.calibration is not None:
