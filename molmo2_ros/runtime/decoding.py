@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.layout import HIDDEN, Prompt, prefix_bias
-from molmo2_ros.runtime.engine import KV, Engine
+from molmo2_ros.runtime.device_features import place_features
+from molmo2_ros.runtime.engine import KV, Engine, Features
 
 # Question's index, tokens that are now written, probability 0..1 of each, whether they are all.
 OnTokens = Callable[[int, Sequence[int], Sequence[float], bool], None]
@@ -131,7 +132,7 @@ class Generation:
 OnEnd = Callable[[int, Generation], None]  # question's index, its answer
 
 
-def prefill(engine: Engine, prompt: Prompt, features_MD: npt.NDArray[np.float32]) -> Prefix:
+def prefill(engine: Engine, prompt: Prompt, features_MD: Features) -> Prefix:
     """Read the part of the prompt that all questions share.
 
     Args:
@@ -150,14 +151,12 @@ def prefill(engine: Engine, prompt: Prompt, features_MD: npt.NDArray[np.float32]
         )
     _check_room(engine, num_tokens)
     started = time.perf_counter()
-    visual_BSD = np.zeros((1, num_tokens, features_MD.shape[1]), np.float32)
-    visual_BSD[0, prompt.patch_indices] = features_MD
     _, kv = engine.forward(
         prompt.ids[None],
         np.arange(num_tokens)[None],
         prefix_bias(prompt.is_visual)[None, None],
         engine.empty_kv(),
-        visual_BSD=visual_BSD,
+        visual_BSD=place_features(features_MD, prompt.patch_indices, num_tokens),
     )
     return Prefix(kv=kv, num_tokens=num_tokens, prefill_s=time.perf_counter() - started)
 

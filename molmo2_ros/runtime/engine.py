@@ -18,6 +18,7 @@ from molmo2_ros.runtime.manifest import Manifest
 NANO = Path(__file__).parents[1] / "engines" / "nano"  # the shipped engine
 DEVICES = ("auto", "cpu", "cuda")  # where an engine may be asked to run
 KV = Any  # engine-owned handle of keys and values; opaque to everyone else
+Features = Any  # float32 [M, D]: an array, or what an engine keeps on its device and numpy reads
 
 
 class Engine(Protocol):
@@ -29,7 +30,7 @@ class Engine(Protocol):
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
+    ) -> Features:
         """Turn views into visual features.
 
         Args:
@@ -52,7 +53,7 @@ class Engine(Protocol):
         bias_B1ST: npt.NDArray[np.float32],
         kv: KV,
         *,
-        visual_BSD: npt.NDArray[np.float32] | None = None,
+        visual_BSD: Features | None = None,
         logit_indices_L: npt.NDArray[np.int64] | None = None,
     ) -> tuple[npt.NDArray[np.float32], KV]:
         """Run S new tokens on top of `kv`; `kv` itself stays valid (branches may share it).
@@ -62,7 +63,8 @@ class Engine(Protocol):
             positions_BS: rotary positions.
             bias_B1ST: additive attention mask, 0 where seen and a large negative number where not.
             kv: cache of P tokens.
-            visual_BSD: features to add to the embeddings; None for text only.
+            visual_BSD: features to add to the embeddings, as an array or by
+                `device_features.place_features`; None for text only.
             logit_indices_L: which of the S tokens to give logits for; None for the last one.
 
         Returns:
@@ -76,7 +78,11 @@ class Engine(Protocol):
 
 
 def load_engine(
-    path: str | Path | None = None, *, threads: int | None = None, device: str = "auto"
+    path: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    device: str = "auto",
+    rebuild: bool = False,
 ) -> Engine:
     """Load an engine folder and prove that it is whole.
 
@@ -84,13 +90,20 @@ def load_engine(
         path: the folder; None or "nano" for molmo2-nano, which the package ships ("./nano" is a
             folder of that name).
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
-        device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts.
+        device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts. For
+            both, TensorRT plans that `molmo2 build-engine` left in the folder come first.
+        rebuild: build such plans anew where they do not fit this machine, which takes minutes.
 
     Raises:
         EngineError: the folder, a file of it, the device, or the runtime that it needs is missing
             or unfit.
     """
     from molmo2_ros.runtime.onnx_engine import OnnxEngine
+    from molmo2_ros.runtime.tensorrt_loading import load_tensorrt
 
     folder = NANO if path in (None, "nano") else Path(path)
+    if device in ("auto", "cuda"):
+        built = load_tensorrt(folder, rebuild=rebuild)
+        if built is not None:
+            return built
     return OnnxEngine(folder, threads=threads, device=device)

@@ -1,7 +1,9 @@
 """The shipped engine, a copy to spoil, and a clip."""
 
+import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,3 +49,13 @@ def clip():
         Frame(image=random.integers(0, 255, (60, 80, 3), np.uint8), stamp_ns=500_000_000 * i)
         for i in range(3)
     ]
+
+
+@pytest.fixture(scope="session")
+def host_gpu():
+    """The module that stands in for a GPU (host_gpu.py)."""
+    path = Path(__file__).with_name("host_gpu.py")
+    spec = importlib.util.spec_from_file_location("host_gpu", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
