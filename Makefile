@@ -18,9 +18,10 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/pytho
 	&& echo $$p && break; done)
 
 INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt constraints.txt)
-TEST := $(INFERENCE) $(addprefix requirements/,training.txt test.txt torchvision.txt)
+TEST := $(INFERENCE) $(addprefix requirements/,training.txt test.txt tensorrt-rtx.txt \
+	torchvision.txt)
 JAZZY_TEST := $(addprefix requirements/,jazzy.txt simulation.txt training.txt test.txt \
-	torchvision.txt constraints-jazzy.txt)
+	tensorrt-rtx.txt torchvision.txt constraints-jazzy.txt)
 stamp = $(1)/.ready-$(2)-$(shell cat setup.py $(3) | sha256sum | cut -c1-12)
 INFERENCE_READY := $(call stamp,$(VENV),inference,$(INFERENCE))
 TEST_READY := $(call stamp,$(VENV),test,$(TEST))

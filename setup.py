@@ -15,6 +15,12 @@ SIMULATION = [
 # are installed the GPU is lost. So one is chosen, as an extra.
 CPU = ["onnxruntime>=1.23"]
 GPU = ["onnxruntime-gpu[cuda,cudnn]>=1.23"]
+# Builds plans for RTX GPUs without one. NVIDIA's own licence: in no other extra.
+TENSORRT_RTX = [
+    "tensorrt-rtx-cu13-libs>=1.7.1",
+    "tensorrt-rtx-cu13-bindings>=1.7.1",
+    "cuda-bindings>=12.8",
+]
 TRAINING = [
     *SIMULATION,
     "torch>=2.13",
@@ -90,7 +96,9 @@ setup(
         "ros": ["ros-rclpy[fastrtps]==9.1.2", "ros-common-interfaces==5.5.1"],
         "cpu": CPU,
         "gpu": GPU,
-        "tensorrt": ["tensorrt>=10.3"],
+        # On a Jetson TensorRT comes with JetPack, and only the second is wanted.
+        "tensorrt": ["tensorrt>=10.3,<12", "cuda-bindings>=12.8"],
+        "tensorrt-rtx": TENSORRT_RTX,
         "training": TRAINING,
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
         # extra of this name lists it.

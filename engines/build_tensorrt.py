@@ -139,7 +139,7 @@ def check_buildable(manifest: Manifest, found: TensorRT, sm: str) -> None:
             "not have (8.0 is the first); export it with --dtype float16"
         )
     for graph, facts in manifest.quantized.items():
-        if facts.operator != "DequantizeLinear":
+        if facts.operator == "MatMulNBits":
             raise EngineError(
                 f"{graph} of {manifest.name} is quantised with {facts.operator} for ONNX Runtime, "
                 "which TensorRT does not read; quantise it with `molmo2 quantize --for tensorrt`"
