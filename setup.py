@@ -20,7 +20,9 @@ TRAINING = [
     "torch>=2.13",
     "transformers>=5.20.2",
     "safetensors",
+    "huggingface-hub",
     "onnx",
+    "onnx-ir",
     "onnxscript",
 ]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from molmo2_ros.engines.skeleton import build_skeleton
 from molmo2_ros.engines.torchvision_ops import declare_missing_ops
+from molmo2_ros.engines.weights import weight_files
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.manifest import TextFacts, TokenFacts, VisionFacts
 
@@ -27,21 +30,47 @@ _LAYOUT = {
 }
 
 
+# Fields of released files that transformers' Molmo2 has by another name, or that say nothing about
+# what it computes.
+_ELSEWHERE = frozenset(
+    [
+        "model_type",
+        "_name_or_path",
+        "auto_map",
+        "torch_dtype",
+        "attn_implementation",
+        "_attn_implementation_autoset",
+        "vit_config",
+        "image_default_input_size",
+        "image_patch_size",
+        "image_num_pos",
+        "vit_layers",
+        "rope_theta",
+        "rope_scaling",
+        "float32_attention",
+        "residual_dropout",
+        "embedding_dropout",
+        "image_feature_dropout",
+    ]
+)
+# Fields of released files that it takes for granted, and what it takes them for.
+_GRANTED = {
+    "pooling_attention_mask": True,
+    "use_qk_norm": True,
+    "use_frame_special_tokens": True,
+}
+
+
 def load_checkpoint(folder: Path) -> Molmo2ForConditionalGeneration:
     """The model in float32, ready for inference.
 
     Raises:
         EngineError: the folder is not a Molmo2 checkpoint that transformers loads.
     """
-    declare_missing_ops()
+    read_config(folder)
+    weight_files(folder)  # transformers would take a pickle
     from transformers import Molmo2ForConditionalGeneration
 
-    content = _json(folder / "config.json")
-    if content.get("model_type") != "molmo2":
-        raise EngineError(
-            f"{folder / 'config.json'} has model_type {content.get('model_type')!r}, expected "
-            "'molmo2'; give the folder of a Molmo2 checkpoint"
-        )
     try:
         model = Molmo2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     except Exception as error:  # transformers and safetensors raise what they like
@@ -50,6 +79,76 @@ def load_checkpoint(folder: Path) -> Molmo2ForConditionalGeneration:
             "model.safetensors of one checkpoint"
         ) from error
     return model.eval()
+
+
+def open_skeleton(folder: Path, dtype: torch.dtype) -> Molmo2ForConditionalGeneration:
+    """The model without its weights, see engines/skeleton.py.
+
+    Args:
+        folder: of the checkpoint.
+        dtype: of the parameters.
+
+    Raises:
+        EngineError: config.json or generation_config.json is missing or unfit.
+    """
+    model = build_skeleton(read_config(folder), dtype)
+    if (folder / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig(**_json(folder / "generation_config.json"))
+    return model
+
+
+def read_config(folder: Path) -> Molmo2Config:
+    """Transformers' configuration of a checkpoint.
+
+    Raises:
+        EngineError: no config.json, one of another model, or a field that transformers' Molmo2
+            would pass over: a graph without it would answer differently.
+    """
+    declare_missing_ops()
+    from transformers import Molmo2Config
+
+    path = folder / "config.json"
+    content = _json(path)
+    if content.get("model_type") != "molmo2":
+        raise EngineError(
+            f"{path} has model_type {content.get('model_type')!r}, expected 'molmo2'; give the "
+            "folder of a Molmo2 checkpoint"
+        )
+    _check_fields(path, content)
+    try:
+        return Molmo2Config.from_pretrained(folder)
+    except Exception as error:  # strict configurations raise classes of their own
+        raise EngineError(
+            f"{path} describes no Molmo2 that transformers knows ({error}); give the config.json "
+            "of the checkpoint"
+        ) from error
+
+
+def _check_fields(path: Path, content: dict[str, Any]) -> None:
+    """Refuse what nobody would read."""
+    from transformers.models.molmo2 import configuration_molmo2 as configurations
+
+    parts = {
+        "": (configurations.Molmo2Config, content),
+        "text_config": (configurations.Molmo2TextConfig, content.get("text_config")),
+        "vision_config": (configurations.Molmo2VisionConfig, content.get("vision_config")),
+        "vit_config": (configurations.Molmo2VisionConfig, content.get("vit_config")),
+        "adapter_config": (configurations.Molmo2AdapterConfig, content.get("adapter_config")),
+    }
+    for part, (known_class, values) in parts.items():
+        known = {entry.name for entry in fields(known_class)} | known_class.attribute_map.keys()
+        for name, value in (values or {}).items():
+            if name in known or name in _ELSEWHERE or value == _GRANTED.get(name):
+                continue
+            if name not in _GRANTED and not value:  # switched off, whatever it is
+                continue
+            where = f"{part}.{name}" if part else name
+            raise EngineError(
+                f"{path} has {where} {value!r}, which no released Molmo2 has; a graph made "
+                "without it would answer differently: train or convert the checkpoint without it"
+            )
 
 
 def vision_facts(folder: Path, config: Molmo2Config) -> VisionFacts:

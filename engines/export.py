@@ -8,27 +8,41 @@ Letters as in engines/graphs.py.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import logging
 import shutil
 import sys
-import tempfile
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.export import Dim
 
-from molmo2_ros.engines.checkpoint import load_checkpoint, text_facts, token_facts, vision_facts
-from molmo2_ros.engines.graphs import DecoderGraph, VisionGraph, export_attention
+from molmo2_ros.engines.checkpoint import (
+    load_checkpoint,
+    open_skeleton,
+    text_facts,
+    token_facts,
+    vision_facts,
+)
+from molmo2_ros.engines.hub import find_checkpoint, source_facts
+from molmo2_ros.engines.onnx_file import EMBEDDED_BYTES, Progress, Read, quiet_progress, write_graph
 from molmo2_ros.engines.parity import check_engine, make_golden
+from molmo2_ros.engines.scratch import check_space, install, scratch_beside
+from molmo2_ros.engines.skeleton import parameter_shapes
+from molmo2_ros.engines.streamed import stream_checkpoint
+from molmo2_ros.engines.tracing import (
+    DECODER_NAMES,
+    VISION_NAMES,
+    trace_decoder,
+    trace_vision,
+    weight_names,
+)
+from molmo2_ros.engines.weights import CheckpointWeights
 from molmo2_ros.errors import EngineError, Molmo2Error
 from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden
 from molmo2_ros.runtime.manifest import (
+    DTYPES,
     FORMAT,
     SKILLS,
     GoldenFacts,
@@ -45,6 +59,8 @@ if TYPE_CHECKING:
 # Opsets of the two export forms: fused attention for ONNX Runtime and TensorRT 10.15 on, plain
 # operators for the TensorRT 10.3 to 10.13 of JetPack 6 and 7.0.
 OPSETS = {"fused": 23, "decomposed": 20}
+_OTHER_BYTES = 64 << 20  # tokenizer, structure of the graphs, golden example
+_RESIDENT_BYTES = 1 << 30  # of weights that may be in memory all at once
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "config.json")
 
 
@@ -66,149 +82,147 @@ class Description:
 
 
 def export_checkpoint(
-    checkpoint: Path,
+    checkpoint: str | Path,
     out: Path,
     *,
     description: Description | None = None,
     golden: Golden | None = None,
     form: str = "fused",
+    dtype: str = "float32",
+    revision: str | None = None,
+    license_name: str | None = None,
+    run: bool | None = None,
+    progress: Progress = quiet_progress,
 ) -> Manifest:
     """Write an engine folder and prove it against the checkpoint.
 
-    `out` is replaced only by a good one.
+    `out` is replaced only by a good one. Beside one shard of the checkpoint, no more than a part of
+    a weight is in memory at a time, until the engine is run.
 
     Args:
-        checkpoint: Hugging Face folder of a Molmo2.
+        checkpoint: Hugging Face folder of a Molmo2, or its name on the hub.
         out: engine folder to make or replace; other files in it stay.
         description: name, skills, sampling and history of the model.
         golden: clip and question of the example that a loaded engine must reproduce; its expected
             tokens and logits are computed here. None for a drawn clip.
         form: "fused" or "decomposed".
+        dtype: of weights, activations and cache: "float32", "float16" or "bfloat16".
+        revision: of the hub.
+        license_name: of the weights; None for what the model card says.
+        run: whether the engine is run and compared with the checkpoint here; None: where ONNX
+            Runtime can compute in its dtype on this CPU and memory can hold it. Otherwise it is
+            compared when it is first loaded.
+        progress: wraps an iterable, given what is being done.
 
     Raises:
-        EngineError: the checkpoint does not load, or the graphs do not give its answers.
+        EngineError: the checkpoint does not load, the disk does not hold the engine, or the graphs
+            do not give the checkpoint's answers.
     """
     if form not in OPSETS:
         raise EngineError(f"form is {form!r}, expected one of {', '.join(OPSETS)}")
-    description = description or Description(name=checkpoint.resolve().name)
-    model = load_checkpoint(checkpoint)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as scratch:
-        folder = Path(scratch)
-        write_graphs(model, folder, opset=OPSETS[form])
-        for name in _COPIED:
-            shutil.copyfile(checkpoint / name, folder / name)
-        vision, tokens = vision_facts(checkpoint, model.config), token_facts(checkpoint, model)
-        make_golden(model, folder, vision, tokens, golden).save(folder / GOLDEN_FILE)
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-        manifest = Manifest(
-            format=FORMAT,
-            name=description.name,
-            head="digits",
-            opset=OPSETS[form],
-            dtype="float32",
-            form=form,
-            files={path.name: file_entry(path) for path in files},
-            vision=vision,
-            text=text_facts(model.config),
-            tokens=tokens,
-            sampling=description.sampling,
-            skills=description.skills,
-            vocabulary=description.vocabulary,
-            training=description.training,
-            golden=GoldenFacts(file=GOLDEN_FILE),
-        )
-        manifest.write(folder)
-        check_engine(folder, model)
-        out.mkdir(exist_ok=True)
-        (out / "manifest.json").unlink(missing_ok=True)  # an interrupted copy must not look whole
-        for path in [*files, folder / "manifest.json"]:
-            shutil.move(path, out / path.name)
+    if dtype not in DTYPES:
+        raise EngineError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    folder = find_checkpoint(checkpoint, revision)
+    description = description or Description(name=Path(checkpoint).resolve().name)
+    skeleton = open_skeleton(folder, getattr(torch, dtype))
+    weights = CheckpointWeights(folder, parameter_shapes(skeleton))
+    num_bytes = sum(value.numel() for value in skeleton.parameters()) * skeleton.dtype.itemsize
+    try:
+        check_space(out, num_bytes + _OTHER_BYTES)
+        with scratch_beside(out) as built:
+            write_graphs(
+                skeleton,
+                built,
+                opset=OPSETS[form],
+                read=weights.read,
+                order=weights.order,
+                progress=progress,
+            )
+            for name in _COPIED:
+                shutil.copyfile(folder / name, built / name)
+            model = _reference(folder, weights)
+            vision, tokens = vision_facts(folder, model.config), token_facts(folder, model)
+            make_golden(model, built, vision, tokens, golden).save(built / GOLDEN_FILE)
+            files = sorted(path for path in built.iterdir() if path.is_file())
+            manifest = Manifest(
+                format=FORMAT,
+                name=description.name,
+                head="digits",
+                opset=OPSETS[form],
+                dtype=dtype,
+                form=form,
+                files={path.name: file_entry(path) for path in progress(files, "hashes")},
+                vision=vision,
+                text=text_facts(model.config),
+                tokens=tokens,
+                sampling=description.sampling,
+                skills=description.skills,
+                source=source_facts(checkpoint, folder, license_name),
+                vocabulary=description.vocabulary,
+                training=description.training,
+                golden=GoldenFacts(file=GOLDEN_FILE),
+            )
+            manifest.write(built)
+            if _can_run(dtype, num_bytes) if run is None else run:
+                check_engine(built, model)
+            install(built, out)
+    except OSError as error:
+        raise EngineError(
+            f"{out} cannot be written ({error}); the engine takes {num_bytes / 1e9:.1f} GB: make "
+            "room, or give another folder"
+        ) from error
     return manifest
 
 
-def write_graphs(model: Molmo2ForConditionalGeneration, folder: Path, *, opset: int) -> None:
-    """Write vision.onnx and decoder.onnx; weights stand apart only above ONNX's limit of 2 GB."""
-    with torch.no_grad(), export_attention(model), _quiet():
-        _vision_program(model, opset).save(folder / "vision.onnx")
-        _decoder_program(model, opset).save(folder / "decoder.onnx")
+def _reference(folder: Path, weights: CheckpointWeights) -> Molmo2ForConditionalGeneration:
+    """What computes the golden example: the model in float32, whole where it is small."""
+    if sum(path.stat().st_size for path in weights.files) <= _RESIDENT_BYTES:
+        return load_checkpoint(folder)
+    return stream_checkpoint(folder, weights)
 
 
-def _vision_program(model: Molmo2ForConditionalGeneration, opset: int) -> Any:
-    vision = model.config.vision_config
-    num_values = vision.patch_size**2 * vision.num_channels
-    example = (
-        torch.zeros(2, vision.num_position_embeddings, num_values),
-        torch.zeros(3, 4, dtype=torch.int64),
-    )
-    return torch.onnx.export(
-        VisionGraph(model).eval(),
-        example,
-        dynamo=True,
-        opset_version=opset,
-        verbose=False,
-        input_names=["patches", "pooling"],
-        output_names=["features"],
-        dynamic_shapes=({0: Dim("K")}, {0: Dim("M"), 1: Dim("W")}),
-    )
+def _can_run(dtype: str, num_bytes: int) -> bool:
+    """Whether ONNX Runtime can hold the engine and compute in its dtype on this CPU."""
+    return dtype != "bfloat16" and num_bytes <= _RESIDENT_BYTES
 
 
-def _decoder_program(model: Molmo2ForConditionalGeneration, opset: int) -> Any:
-    text = model.config.text_config
-    batch, num_new, num_past, num_logits = 2, 3, 4, 2
-    past = [
-        torch.zeros(batch, text.num_key_value_heads, num_past, text.head_dim)
-        for _ in range(2 * text.num_hidden_layers)
-    ]
-    example = (
-        torch.zeros(batch, num_new, dtype=torch.int64),
-        torch.zeros(batch, num_new, text.hidden_size),
-        torch.zeros(batch, num_new, dtype=torch.int64),
-        torch.zeros(batch, 1, num_new, num_past + num_new),
-        torch.zeros(num_logits, dtype=torch.int64),
-        *past,
-    )
-    b, s, p = Dim("B"), Dim("S"), Dim("P")
-    layers = range(text.num_hidden_layers)
-    past_names = [f"past_{part}_{i}" for i in layers for part in ("key", "value")]
-    return torch.onnx.export(
-        DecoderGraph(model).eval(),
-        example,
-        dynamo=True,
-        opset_version=opset,
-        verbose=False,
-        input_names=[
-            "input_ids",
-            "visual_add",
-            "position_ids",
-            "attn_bias",
-            "logit_indices",
-            *past_names,
-        ],
-        output_names=["logits", *(name.replace("past", "present") for name in past_names)],
-        dynamic_shapes=(
-            {0: b, 1: s},
-            {0: b, 1: s},
-            {0: b, 1: s},
-            {0: b, 2: s, 3: Dim.DYNAMIC},  # T = P + S
-            {0: Dim("L")},
-            tuple({0: b, 2: p} for _ in past),
-        ),
-    )
+def write_graphs(
+    model: Molmo2ForConditionalGeneration,
+    folder: Path,
+    *,
+    opset: int,
+    read: Read | None = None,
+    order: Callable[[str], Any] = str,
+    embedded_bytes: int = EMBEDDED_BYTES,
+    progress: Progress = quiet_progress,
+) -> None:
+    """Write vision.onnx and decoder.onnx, with a .data file beside each whose weights are large.
 
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """The exporter's progress lines and version notes say nothing about our graphs."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    Args:
+        model: gives structure and dtype; it may be a skeleton.
+        folder: where the files go.
+        opset: 23 for the fused form, 20 for the decomposed one.
+        read: a parameter's values by its name; None for the model's own.
+        order: sorts parameters into the order in which they are read.
+        embedded_bytes: most bytes of weights that stay inside a graph's file.
+        progress: wraps the iterable of weights, given the file's name.
+    """
+    if read is None:
+        own = dict(model.named_parameters())
+        read = lambda name: own[name].detach()  # noqa: E731
+    for name, trace, prefixes in (
+        ("vision.onnx", trace_vision, VISION_NAMES),
+        ("decoder.onnx", trace_decoder, DECODER_NAMES),
+    ):
+        write_graph(
+            trace(model, opset),
+            folder / name,
+            weight_names(model, prefixes),
+            read,
+            order=order,
+            embedded_bytes=embedded_bytes,
+            progress=progress,
+        )
 
 
 def read_description(path: Path) -> Description:

@@ -6,7 +6,9 @@ F vision feature width, M visual tokens, W patches pooled into one token.
 
 Restrictions that keep one file acceptable to ONNX Runtime and TensorRT: keys and values are joined
 to the past outside the attention operator; masking is an additive bias in the dtype of the queries;
-no operator's output shape depends on data.
+no operator's output shape depends on data. A file is strongly typed: its weights have one dtype,
+and what is added to activations or joined to a cache has it too. Pictures, visual features and
+logits are float32 in any of them, and so are the means and variances of norms.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class VisionGraph(nn.Module):
 
     def forward(self, patches_KNC: torch.Tensor, pooling_MW: torch.Tensor) -> torch.Tensor:
         """See Engine.encode; a row of `pooling_MW` that is all -1 yields a row of no meaning."""
-        hidden_KNF = self.tower.patch_embedding(patches_KNC) + self.tower.positional_embedding[None]
+        embedded_KNF = self.tower.patch_embedding(patches_KNC.to(self.tower.dtype))
+        hidden_KNF = embedded_KNF + self.tower.positional_embedding[None]
         hidden_by_layer = []
         for layer in self.tower.layers[: max(self.feature_layers) + 1]:
             hidden_KNF = layer(hidden_KNF, None)
@@ -93,12 +96,13 @@ class VisionGraph(nn.Module):
         windows_MWF = embedding(patch_MW, flat_features) * valid_MW[..., None]
         num_valid_M11 = valid_MW.sum(-1)[:, None, None].clamp(min=1)
         mean_M1F = windows_MWF.sum(1, keepdim=True) / num_valid_M11
-        bias_M11W = ((1 - valid_MW) * torch.finfo(valid_MW.dtype).min)[:, None, None, :]
+        # Half of the lowest number: in float16 a score added to the lowest one is minus infinity.
+        bias_M11W = ((1 - valid_MW) * (torch.finfo(valid_MW.dtype).min / 2))[:, None, None, :]
         pooled_M1F, _ = self.adapter.image_pooling_2d(
             mean_M1F, windows_MWF, attention_mask=bias_M11W
         )
         features: torch.Tensor = self.adapter.image_projector(pooled_M1F[:, 0])
-        return features
+        return features.float()
 
 
 class _GrowingCache:
@@ -183,4 +187,4 @@ class DecoderGraph(nn.Module):
             attention_mask=attn_bias_B1ST.index_select(2, logit_indices_L),
             past_key_values=_FullCache(cache.present),
         )
-        return (self.head(self.text.norm(wanted_BLD)), *cache.present)
+        return (self.head(self.text.norm(wanted_BLD)).float(), *cache.present)
