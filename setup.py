@@ -92,6 +92,7 @@ setup(
         "gpu": GPU,
         "tensorrt": ["tensorrt>=10.3"],
         "training": TRAINING,
+        "modelopt": ["nvidia-modelopt>=0.47"],  # FP8 and NVFP4 weights for TensorRT
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
         # extra of this name lists it.
         "test": [

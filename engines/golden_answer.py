@@ -54,7 +54,7 @@ class GoldenRun:
             self._kv,
         )
         self._num_read += len(ids_S)
-        return logits_BLV[0, -1]  # type: ignore[no-any-return]
+        return logits_BLV[0, -1]
 
     def sure_tokens(self, tolerance: float) -> tuple[int, ...]:
         """The answer up to its end, or to the first token whose rival is nearer than 2 tolerances.

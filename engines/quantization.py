@@ -43,15 +43,16 @@ class Quantization:
     architecture: str | None = None  # of the device, a key of ARCHITECTURES; None asks nothing
 
     def __post_init__(self) -> None:
-        for value, known in (
-            (self.scheme, SCHEMES),
-            (self.block, BLOCKS),
-            (self.vision, (None, "int8")),
-            (self.runtime, RUNTIMES),
-            (self.architecture, (None, *ARCHITECTURES)),
+        for name, value, known in (
+            ("scheme", self.scheme, SCHEMES),
+            ("block", self.block, BLOCKS),
+            ("vision", self.vision, (None, "int8")),
+            ("runtime", self.runtime, RUNTIMES),
+            ("device", self.architecture, (None, *ARCHITECTURES)),
         ):
             if value not in known:
-                raise EngineError(f"{value!r} is not known, expected one of {list(known)}")
+                choices = ", ".join(str(choice) for choice in known if choice is not None)
+                raise EngineError(f"{name} is {value!r}, expected one of {choices}")
         if self.runtime == "onnxruntime" and not self.scheme.startswith("int"):
             raise EngineError(
                 f"{self.scheme} is for TensorRT, onnxruntime multiplies by int4 and int8; take one "

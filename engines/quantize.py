@@ -9,10 +9,8 @@ tables with the source's.
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,21 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from molmo2_ros.engines.golden_answer import GoldenRun, tolerance_of
+from molmo2_ros.engines.onnx_file import Progress, quiet_progress
 from molmo2_ros.engines.quantization import Gauge, Quantization
-from molmo2_ros.engines.quantized_graph import Progress, quantize_graph
+from molmo2_ros.engines.quantized_graph import quantize_graph
 from molmo2_ros.engines.reference import ReferenceEngine, write_reference
+from molmo2_ros.engines.scratch import check_space, install, scratch_beside
 from molmo2_ros.engines.tensor_files import GraphFile
 from molmo2_ros.engines.weight_forms import RowCodes, WeightForm
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden, verify_golden
-from molmo2_ros.runtime.manifest import (
-    FILE_NAME,
-    GoldenFacts,
-    Manifest,
-    QuantizedFacts,
-    file_entry,
-)
+from molmo2_ros.runtime.manifest import GoldenFacts, Manifest, QuantizedFacts, file_entry
 
 _SHARE = 0.6  # at most, of a graph's size, that is left of it: float16 made int8 with its scales
 
@@ -46,12 +40,12 @@ def quantize_engine(
     *,
     gauge: Gauge | None,
     threads: int | None = None,
-    progress: Progress = lambda items, _: items,
+    progress: Progress = quiet_progress,
 ) -> Manifest:
     """Write a quantised engine folder, prove it, and let it appear whole or not at all.
 
-    Memory stays within a few pieces of weights (64 MB each) and what the engine itself takes,
-    however large the source is, if its weights lie beside its graphs.
+    While it is written, memory holds a few pieces of weights (64 MB each) if the source's lie
+    beside its graphs, however large it is; while it is proven, what the engine itself takes.
 
     Args:
         source: engine folder that is not quantised.
@@ -65,46 +59,37 @@ def quantize_engine(
         EngineError: the source is missing, altered or quantised already, the disk is too small,
             the result does not compute what its weights say, or it is less accurate than allowed.
     """
-    manifest = _check_source(source, out)
+    manifest, example = _check_source(source, out)
     forms = quantization.forms()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(out)
-    check_space(out.parent, _needed_bytes(manifest, forms))
-    prefix = f"{_prefix(out)}{os.getpid()}-"
     try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=prefix) as scratch:
-            folder, reference = Path(scratch, "engine"), Path(scratch, "reference")
-            folder.mkdir()
-            reference.mkdir()
-            _write_files(source, folder, manifest, forms, quantization, progress)
-            made = _described(folder, manifest, forms)
-            write_reference(folder, reference)
-            open_reference = partial(ReferenceEngine, reference, threads=threads, device="cpu")
+        check_space(out, _needed_bytes(manifest, forms))
+        with scratch_beside(out) as built:
+            _write_files(source, built, manifest, forms, quantization.runtime, progress)
+            made = _described(built, manifest, forms)
+            twin = built.with_name("reference")
+            write_reference(built, twin)
+            open_twin = partial(ReferenceEngine, twin, threads=threads, device="cpu")
             # What nothing on this machine can run is judged by its twin in plain operators.
-            open_made = open_reference
+            open_made: Callable[[], Engine] = open_twin
             if quantization.runs_here:
-                open_made = partial(load_engine, folder, threads=threads)
-            example = Golden.load(source / manifest.golden.file)
-            made = _with_golden(example, folder, made, open_reference(), open_made())
+                open_made = partial(load_engine, built, threads=threads)
+            made = _with_golden(example, built, made, open_twin(), open_made())
             if quantization.runs_here:
                 verify_golden(open_made())
             if gauge is not None:
-                open_source = partial(load_engine, source, threads=threads)
-                facts = gauge.compare(
-                    *(gauge.measure(opened()) for opened in (open_source, open_made))
-                )
-                made = replace(made, accuracy=facts)
-                made.write(folder)
-            _move(folder, out)
+                before = gauge.measure(load_engine(source, threads=threads))
+                made = replace(made, accuracy=gauge.compare(before, gauge.measure(open_made())))
+                made.write(built)
+            install(built, out)
     except OSError as error:
         raise EngineError(
-            f"{out} cannot be written ({error}); free space, or give another folder"
+            f"{out} cannot be written ({error}); make room, or give another folder"
         ) from error
     return made
 
 
-def _check_source(source: Path, out: Path) -> Manifest:
-    """The manifest of an engine that can be quantised into `out`.
+def _check_source(source: Path, out: Path) -> tuple[Manifest, Golden]:
+    """Manifest and example of an engine that can be quantised into `out`.
 
     Raises:
         EngineError: it cannot.
@@ -119,7 +104,7 @@ def _check_source(source: Path, out: Path) -> Manifest:
         raise EngineError(f"{source} has no golden example; export the checkpoint again")
     if out.resolve() == source.resolve():
         raise EngineError(f"{out} is the engine itself, expected another folder to write")
-    return manifest
+    return manifest, Golden.load(source / manifest.golden.file)
 
 
 def _needed_bytes(manifest: Manifest, forms: Mapping[str, WeightForm]) -> int:
@@ -131,31 +116,17 @@ def _needed_bytes(manifest: Manifest, forms: Mapping[str, WeightForm]) -> int:
     )
 
 
-def check_space(folder: Path, num_bytes: int) -> None:
-    """Notice before hours of work that the disk is too small.
-
-    Raises:
-        EngineError: fewer bytes are free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise EngineError(
-            f"{folder} has {free / 1e9:.1f} GB free, expected {num_bytes / 1e9:.1f} GB; free space, "
-            "or write to another disk"
-        )
-
-
 def _write_files(
     source: Path,
     folder: Path,
     manifest: Manifest,
     forms: Mapping[str, WeightForm],
-    quantization: Quantization,
+    runtime: str,
     progress: Progress,
 ) -> None:
-    """Everything but the manifest."""
+    """Everything but manifest and golden example."""
     replaced = {manifest.golden.file} if manifest.golden else set()
-    table_form = RowCodes() if quantization.runtime == "onnxruntime" else None
+    table_form = RowCodes() if runtime == "onnxruntime" else None
     for graph, form in forms.items():
         path = source / f"{graph}.onnx"
         replaced |= {path.name, *GraphFile(path).data_files}
@@ -205,23 +176,3 @@ def _with_golden(
     )
     manifest.write(folder)
     return manifest
-
-
-def _move(folder: Path, out: Path) -> None:
-    """Put a finished folder in its place; a copy that is interrupted does not look whole."""
-    out.mkdir(exist_ok=True)
-    (out / FILE_NAME).unlink(missing_ok=True)
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == FILE_NAME):
-        path.replace(out / path.name)
-
-
-def _prefix(out: Path) -> str:
-    return f".quantize-{out.name}-"
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove what runs for the same folder that were killed have left beside it."""
-    for path in out.parent.glob(f"{_prefix(out)}*-*"):
-        process = path.name.removeprefix(_prefix(out)).partition("-")[0]
-        if process.isdigit() and not Path("/proc", process).exists():
-            shutil.rmtree(path, ignore_errors=True)

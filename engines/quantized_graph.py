@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 from onnx import NodeProto, TensorProto
 from onnx.helper import get_node_attr_value, make_node, make_opsetid
 
+from molmo2_ros.engines.onnx_file import Progress
 from molmo2_ros.engines.tensor_files import GraphFile, GraphWriter, Matrix
 from molmo2_ros.engines.weight_forms import MICROSOFT, RowCodes, WeightForm
 from molmo2_ros.errors import EngineError
-
-Progress = Callable[[list[NodeProto], str], Iterable[NodeProto]]
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _LEAST_TABLE = 1 << 16  # values of a table that is worth quantising

@@ -1,4 +1,4 @@
-"""An engine's quantised graphs in ONNX's plain operators, unoptimised: what its answers are held to.
+"""An engine's quantised graphs in plain operators, unoptimised: what its answers are held to.
 
 ONNX Runtime's fast products of quantised weights and TensorRT's plans are other code than its plain
 DequantizeLinear and MatMul, and read the codes in their own order. So the reference shares nothing
@@ -18,33 +18,14 @@ from onnx import NodeProto, TensorProto
 from onnx.helper import get_node_attr_value, make_node
 
 from molmo2_ros.engines.tensor_files import GraphFile, GraphWriter
-from molmo2_ros.engines.weight_forms import MICROSOFT, pack_nibbles
+from molmo2_ros.engines.weight_forms import pack_nibbles
 from molmo2_ros.runtime.manifest import Manifest, file_entry
 from molmo2_ros.runtime.onnx_engine import OnnxEngine
 
 GRAPHS = ("vision", "decoder")
 # The sixteen values of E2M1 as bytes of E4M3, which has them all and which ONNX Runtime reads.
-_E2M1_AS_E4M3 = np.array(
-    [
-        0x00,
-        0x30,
-        0x38,
-        0x3C,
-        0x40,
-        0x44,
-        0x48,
-        0x4C,
-        0x80,
-        0xB0,
-        0xB8,
-        0xBC,
-        0xC0,
-        0xC4,
-        0xC8,
-        0xCC,
-    ],
-    np.uint8,
-)
+_POSITIVE = np.array([0x00, 0x30, 0x38, 0x3C, 0x40, 0x44, 0x48, 0x4C], np.uint8)
+_E2M1_AS_E4M3 = np.concatenate([_POSITIVE, _POSITIVE | 0x80])
 
 
 class ReferenceEngine(OnnxEngine):
@@ -69,19 +50,18 @@ def write_reference(folder: Path, out: Path) -> None:
 
     Args:
         folder: an engine folder with a manifest, quantised in any form.
-        out: an empty folder of the same file system.
+        out: the folder to make, on the same file system.
     """
     manifest = Manifest.load(folder, verify=False)
+    out.mkdir()
     graphs = {f"{graph}.onnx" for graph in GRAPHS}
-    for name in manifest.files.keys() - graphs:
+    files = {name: entry for name, entry in manifest.files.items() if name not in graphs}
+    for name in files:
         os.link(folder / name, out / name)
     for name in graphs:
         _write_plain(folder / name, out / name)
-    made = {
-        path.name: path for path in out.iterdir() if path.name not in manifest.files.keys() - graphs
-    }
-    files = {**manifest.files, **{name: file_entry(path) for name, path in made.items()}}
-    replace(manifest, files=files).write(out)
+    made = {path.name: file_entry(path) for path in out.iterdir() if path.name not in files}
+    replace(manifest, files={**files, **made}).write(out)
 
 
 def _write_plain(source: Path, out: Path) -> None:
@@ -108,7 +88,7 @@ def _write_plain(source: Path, out: Path) -> None:
 
 
 def _plain_product(node: NodeProto, file: GraphFile, writer: GraphWriter) -> list[NodeProto]:
-    """MatMulNBits by its definition: codes less the middle, times scales, transposed, multiplied."""
+    """MatMulNBits by its definition: codes less the middle, times scales, then the product."""
     source, codes, scales = node.input
     num_bits, block = (int(get_node_attr_value(node, key)) for key in ("bits", "block_size"))
     num_inputs = int(get_node_attr_value(node, "K"))

@@ -1,4 +1,4 @@
-"""Reads and writes the weights of ONNX files piece by piece, so that models larger than memory pass.
+"""Reads and writes weights of ONNX files piece by piece, so that more than memory holds can pass.
 
 Weights may lie inside the .onnx file or, as ONNX's limit of 2 GB asks, in a file beside it. Those
 beside are mapped, copied and unmapped one piece at a time.
@@ -130,7 +130,7 @@ class GraphWriter:
             offset = -(-stream.tell() // _ALIGNMENT) * _ALIGNMENT
             stream.write(b"\0" * (offset - stream.tell()))
             for piece in pieces:
-                stream.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8))
+                stream.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
             length = stream.tell() - offset
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self._data.name), ("offset", offset), ("length", length)):

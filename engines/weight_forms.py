@@ -205,8 +205,7 @@ class RowCodes:
 def pack_nibbles(codes: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Two neighbours of the last axis in a byte, the first of them in its lower half."""
     nibbles = codes.astype(np.uint8) & 15
-    packed: npt.NDArray[np.uint8] = nibbles[..., ::2] | (nibbles[..., 1::2] << 4)
-    return packed
+    return np.bitwise_or(nibbles[..., ::2], nibbles[..., 1::2] << 4).astype(np.uint8)
 
 
 def _largest(piece_KN: npt.NDArray[np.float32], block: int) -> npt.NDArray[np.float32]:

@@ -121,10 +121,11 @@ def verify_golden(engine: Engine) -> float:
     features_MD = engine.encode(inputs.patches_KNC, inputs.pooling_MW)
     prefix = prefill(engine, inputs.prefix, features_MD)
     error = float(np.abs(_first_logits(engine, prefix, inputs.suffix) - golden.logits).max())
-    if not error <= manifest.golden.logit_tolerance:
+    tolerance = manifest.golden.logit_tolerance
+    if not error <= tolerance:
         raise EngineError(
             f"{manifest.name} computes wrongly here: the golden example's logits differ by "
-            f"{error:.2g}, allowed are {manifest.golden.logit_tolerance:g}; try another version of the runtime, or "
+            f"{error:.2g}, allowed are {tolerance:.2g}; try another version of the runtime, or "
             f"{REBUILD}"
         )
     if not len(golden.tokens):
