@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
         quantization,
         gauge=None if options.no_accuracy else _gauge(options),
         threads=options.threads,
-        progress=lambda nodes, title: tqdm(nodes, desc=title),
+        progress=lambda nodes, title: tqdm(nodes, desc=title, disable=None),
     )
     size = sum(entry.bytes for entry in manifest.files.values())
     print(f"{options.out}: {manifest.name}, {size / 1e6:.1f} MB")
