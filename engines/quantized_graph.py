@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -53,12 +53,13 @@ def quantize_graph(
             f"{source} has no constant matrices that {form.operator} with block {form.block} can "
             "hold; take another scheme or block, or an engine that is not quantised yet"
         )
-    wanted = {name for node in nodes for name in node.input}
+    nodes = _without_idle_transposes(nodes)
+    wanted = _read_by(nodes)
     for name in file.tensors:
         if name in wanted:
             writer.copy(file, name)
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(_in_order(nodes, wanted))
+    graph.node.extend(nodes)
     graph.initializer.extend(writer.tensors)
     _raise_opset(file.model)
     onnx.save(file.model, out)
@@ -145,11 +146,14 @@ def _attribute(node: NodeProto, name: str, default: float) -> float:
     return onnx.helper.get_attribute_value(found[0]) if found else default
 
 
-def _in_order(nodes: Iterable[NodeProto], wanted: set[str]) -> Iterator[NodeProto]:
-    """Without the Transposes that nobody reads any longer."""
-    for node in nodes:
-        if node.op_type != "Transpose" or node.output[0] in wanted:
-            yield node
+def _without_idle_transposes(nodes: list[NodeProto]) -> list[NodeProto]:
+    """Those whose matrix is now stored the other way round go."""
+    wanted = _read_by(nodes)
+    return [node for node in nodes if node.op_type != "Transpose" or node.output[0] in wanted]
+
+
+def _read_by(nodes: Iterable[NodeProto]) -> set[str]:
+    return {name for node in nodes for name in node.input}
 
 
 def _raise_opset(model: onnx.ModelProto) -> None:
