@@ -100,6 +100,7 @@ setup(
         "tensorrt": ["tensorrt>=10.3,<12", "cuda-bindings>=12.8"],
         "tensorrt-rtx": TENSORRT_RTX,
         "training": TRAINING,
+        "modelopt": ["nvidia-modelopt>=0.47"],  # FP8 and NVFP4 weights for TensorRT
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
         # extra of this name lists it.
         "test": [

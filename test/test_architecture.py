@@ -171,7 +171,8 @@ def test_no_test_can_be_left_out_silently():
     words = re.compile(r"\b(importor" r"skip|sk" r"ip(if)?\(|mark\.sk" r"ip|xf" r"ail)")
     needs_videos = ROOT / "test" / "tracking" / "test_footage.py"  # says how to get them
     needs_egl = ROOT / "test" / "simulation" / "test_egl.py"  # a driver, which pip cannot bring
-    needs_wheels = ROOT / "test" / "engines" / "test_tensorrt_rtx.py"  # a licence; not in CI
+    needs_wheels = ROOT / "test" / "engines" / "test_tensorrt_rtx.py"  # a licence; CI has them
+    needs_modelopt = ROOT / "test" / "engines" / "test_modelopt_forms.py"  # says how to get it
     found = {
         path: len(words.findall(path.read_text(encoding="utf-8")))
         for path in python_files()
@@ -181,4 +182,5 @@ def test_no_test_can_be_left_out_silently():
         needs_videos: 1,
         needs_egl: 1,
         needs_wheels: 1,
+        needs_modelopt: 1,
     }

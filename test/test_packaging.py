@@ -68,7 +68,7 @@ ROSIDL = {
     "rosidl_typesupport_introspection_c",
 }
 # builtin_interfaces with every message package, grimp with import-linter, packaging with pytest.
-BROUGHT_BY_OTHERS = {"builtin_interfaces", "grimp", "packaging"} | ROSIDL
+BROUGHT_BY_OTHERS = {"builtin_interfaces", "grimp", "ml_dtypes", "packaging"} | ROSIDL
 EXTRAS = {"moderngl", "mujoco"}
 
 

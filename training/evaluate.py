@@ -304,6 +304,7 @@ FIGURES = (
     "format_valid",
     "said_none_wrongly",
 )
+ERRORS = ("said_none_wrongly",)  # figures that are better when they are lower
 
 
 def report(tally: Tally) -> dict[str, dict[str, float]]:

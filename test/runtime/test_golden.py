@@ -8,12 +8,12 @@ import pytest
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import NANO, load_engine
-from molmo2_ros.runtime.golden import GOLDEN_FILE, LOGIT_TOLERANCE, Golden, verify_golden
+from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden, verify_golden
 from molmo2_ros.runtime.manifest import FILE_NAME
 
 
 def test_shipped_engine_reproduces_its_golden_example(nano):
-    assert verify_golden(nano) < LOGIT_TOLERANCE
+    assert verify_golden(nano) < nano.manifest.golden.logit_tolerance
 
 
 def test_example_reads_back_equal(tmp_path):
