@@ -148,9 +148,9 @@ def test_separate_processor_files_are_read_too(spoilt, model):
     assert vision.use_single_crop_col_tokens  # absent means yes, as in Molmo2Processor
 
 
-def test_graphs_of_other_weights_are_found(exported, make_checkpoint, tmp_path):
+def test_graphs_of_other_weights_are_found(exported, make_small, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "engine")
-    other = load_checkpoint(make_checkpoint(1))
+    other = load_checkpoint(make_small(1))
     with pytest.raises(EngineError, match="vision graph differs from the model by"):
         check_engine(folder, other)
 
