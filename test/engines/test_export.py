@@ -61,7 +61,7 @@ def test_description_and_example_are_taken_from_files(checkpoint, tmp_path, caps
     options = ["--description", tmp_path / "description.json", "--golden", tmp_path / "example.npz"]
     folder = tmp_path / "engine"
     assert main([str(part) for part in (checkpoint, folder, *options)]) == 0
-    assert capsys.readouterr().out.startswith(f"{folder}: tiny, opset 23, ")
+    assert capsys.readouterr().out.startswith(f"{folder}: tiny, fused, opset 23, float32, ")
     manifest = Manifest.load(folder)
     assert manifest.name == "tiny"
     assert manifest.skills == ("track", "point")
