@@ -25,9 +25,11 @@ from molmo2_ros.engines.checkpoint import (
     token_facts,
     vision_facts,
 )
+from molmo2_ros.engines.export_command import DESCRIPTION, EPILOG, add_arguments, run
 from molmo2_ros.engines.hub import find_checkpoint, source_facts
 from molmo2_ros.engines.onnx_file import EMBEDDED_BYTES, Progress, Read, quiet_progress, write_graph
-from molmo2_ros.engines.parity import check_engine, make_golden
+from molmo2_ros.engines.parity import NUM_GOLDEN_TOKENS, check_engine, make_golden
+from molmo2_ros.engines.parts import check_in_parts
 from molmo2_ros.engines.scratch import check_space, install, scratch_beside
 from molmo2_ros.engines.skeleton import parameter_shapes
 from molmo2_ros.engines.streamed import stream_checkpoint
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 OPSETS = {"fused": 23, "decomposed": 20}
 _OTHER_BYTES = 64 << 20  # tokenizer, structure of the graphs, golden example
 _RESIDENT_BYTES = 1 << 30  # of weights that may be in memory all at once
+_FEW_TOKENS = 8  # of a golden answer where each reads all weights from the disk
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "config.json")
 
 
@@ -91,13 +94,13 @@ def export_checkpoint(
     dtype: str = "float32",
     revision: str | None = None,
     license_name: str | None = None,
-    run: bool | None = None,
+    check: bool = True,
     progress: Progress = quiet_progress,
 ) -> Manifest:
     """Write an engine folder and prove it against the checkpoint.
 
-    `out` is replaced only by a good one. Beside one shard of the checkpoint, no more than a part of
-    a weight is in memory at a time, until the engine is run.
+    `out` is replaced only by a good one. Beside one file of the checkpoint, about a gigabyte of
+    weights is in memory at a time.
 
     Args:
         checkpoint: Hugging Face folder of a Molmo2, or its name on the hub.
@@ -109,9 +112,8 @@ def export_checkpoint(
         dtype: of weights, activations and cache: "float32", "float16" or "bfloat16".
         revision: of the hub.
         license_name: of the weights; None for what the model card says.
-        run: whether the engine is run and compared with the checkpoint here; None: where ONNX
-            Runtime can compute in its dtype on this CPU and memory can hold it. Otherwise it is
-            compared when it is first loaded.
+        check: whether the finished engine is run against the checkpoint: as a whole where it is
+            small, else part by part. bfloat16 is compared when it is loaded on a GPU.
         progress: wraps an iterable, given what is being done.
 
     Raises:
@@ -126,6 +128,7 @@ def export_checkpoint(
     description = description or Description(name=Path(checkpoint).resolve().name)
     skeleton = open_skeleton(folder, getattr(torch, dtype))
     weights = CheckpointWeights(folder, parameter_shapes(skeleton))
+    is_small = sum(path.stat().st_size for path in weights.files) <= _RESIDENT_BYTES
     num_bytes = sum(value.numel() for value in skeleton.parameters()) * skeleton.dtype.itemsize
     try:
         check_space(out, num_bytes + _OTHER_BYTES)
@@ -140,9 +143,11 @@ def export_checkpoint(
             )
             for name in _COPIED:
                 shutil.copyfile(folder / name, built / name)
-            model = _reference(folder, weights)
+            model = load_checkpoint(folder) if is_small else stream_checkpoint(folder, weights)
             vision, tokens = vision_facts(folder, model.config), token_facts(folder, model)
-            make_golden(model, built, vision, tokens, golden).save(built / GOLDEN_FILE)
+            num_tokens = NUM_GOLDEN_TOKENS if is_small else _FEW_TOKENS
+            golden = make_golden(model, built, vision, tokens, golden, num_tokens)
+            golden.save(built / GOLDEN_FILE)
             files = sorted(path for path in built.iterdir() if path.is_file())
             manifest = Manifest(
                 format=FORMAT,
@@ -163,8 +168,11 @@ def export_checkpoint(
                 golden=GoldenFacts(file=GOLDEN_FILE),
             )
             manifest.write(built)
-            if _can_run(dtype, num_bytes) if run is None else run:
-                check_engine(built, model)
+            if check and dtype != "bfloat16":  # for which this CPU has no kernels
+                if is_small:
+                    check_engine(built, model)
+                else:
+                    check_in_parts(built, model, golden)
             install(built, out)
     except OSError as error:
         raise EngineError(
@@ -172,18 +180,6 @@ def export_checkpoint(
             "room, or give another folder"
         ) from error
     return manifest
-
-
-def _reference(folder: Path, weights: CheckpointWeights) -> Molmo2ForConditionalGeneration:
-    """What computes the golden example: the model in float32, whole where it is small."""
-    if sum(path.stat().st_size for path in weights.files) <= _RESIDENT_BYTES:
-        return load_checkpoint(folder)
-    return stream_checkpoint(folder, weights)
-
-
-def _can_run(dtype: str, num_bytes: int) -> bool:
-    """Whether ONNX Runtime can hold the engine and compute in its dtype on this CPU."""
-    return dtype != "bfloat16" and num_bytes <= _RESIDENT_BYTES
 
 
 def write_graphs(
@@ -242,33 +238,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m molmo2_ros.engines.export",
-        description="Turn a Hugging Face Molmo2 checkpoint into an engine folder.",
+        description=DESCRIPTION,
+        epilog=EPILOG.replace("molmo2 export", "python -m molmo2_ros.engines.export"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="Hugging Face folder")
-    parser.add_argument("out", type=Path, help="engine folder to make or replace")
-    parser.add_argument(
-        "--description",
-        type=Path,
-        help="JSON: name, skills, vocabulary, sampling, training{commit, config, seed, metrics}",
-    )
-    parser.add_argument(
-        "--golden", type=Path, help="npz with frames, times_s and question; else a drawn clip"
-    )
-    parser.add_argument("--form", choices=sorted(OPSETS), default="fused")
-    options = parser.parse_args(arguments)
+    add_arguments(parser)
     try:
-        manifest = export_checkpoint(
-            options.checkpoint,
-            options.out,
-            description=read_description(options.description) if options.description else None,
-            golden=Golden.load(options.golden) if options.golden else None,
-            form=options.form,
-        )
+        run(parser.parse_args(arguments))
     except Molmo2Error as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
-    size = sum(entry.bytes for entry in manifest.files.values())
-    print(f"{options.out}: {manifest.name}, opset {manifest.opset}, {size / 1e6:.1f} MB")
     return 0
 
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.prompt.layout import HIDDEN
-from molmo2_ros.runtime.manifest import Manifest
+from molmo2_ros.runtime.half_precision import STORED, stored, stored_bias
+from molmo2_ros.runtime.manifest import REBUILD, Manifest
 from molmo2_ros.runtime.onnx_session import (
     DeviceLostError,
     choose_device,
@@ -29,6 +30,11 @@ _DECODER_INPUTS = ("input_ids", "visual_add", "position_ids", "attn_bias", "logi
 # Columns of cut tokens that may stay in a cache, masked, for each one that counts. On the CPU a
 # copy is paid once and they in every pass (docs/journal.md); on a GPU it goes through the host.
 _CUT_SHARE = {"cpu": 0.0, "cuda": 1.0}
+_TYPE_NAMES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "bfloat16": "tensor(bfloat16)",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +75,7 @@ class OnnxEngine:
         self.device = choose_device(device)
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
+        self._dtype = self.manifest.dtype
         num_tensors = 2 * self.manifest.text.num_layers
         self._past_names = _names("past", num_tensors)
         self._present_names = _names("present", num_tensors)
@@ -84,11 +91,22 @@ class OnnxEngine:
         _LOG.info("loaded %s from %s on %s", self.manifest.name, self.folder, self.device)
 
     def _open(self, threads: int | None) -> None:
+        if self._dtype == "bfloat16" and self.device == "cpu":
+            raise EngineError(
+                f"{self.folder} is a bfloat16 engine, and ONNX Runtime's CPU provider has no "
+                "bfloat16 kernels; export it with --dtype float32 or float16, or run it on a GPU"
+            )
         inputs = (*_DECODER_INPUTS, *self._past_names)
         self._vision = open_session(
             self.folder / "vision.onnx", self.device, threads, _VISION_INPUTS
         )
         self._decoder = open_session(self.folder / "decoder.onnx", self.device, threads, inputs)
+        types = {value.name: value.type for value in self._decoder.get_inputs()}
+        if types["attn_bias"] != _TYPE_NAMES[self._dtype]:
+            raise EngineError(
+                f"{self.folder / 'decoder.onnx'} reads {types['attn_bias']}, its manifest says "
+                f"{self._dtype}; {REBUILD}"
+            )
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
@@ -107,8 +125,8 @@ class OnnxEngine:
     def empty_kv(self) -> OnnxKV:
         """See Engine.empty_kv."""
         text = self.manifest.text
-        nothing = np.zeros((1, text.num_kv_heads, 0, text.head_dim), np.float32)
-        tensor = ort_value(nothing, "cpu")
+        nothing = np.zeros((1, text.num_kv_heads, 0, text.head_dim), STORED[self._dtype])
+        tensor = ort_value(nothing, "cpu", self._dtype)
         return OnnxKV((tensor,) * (2 * text.num_layers), np.zeros(0, np.int64), 0)
 
     def forward(
@@ -129,9 +147,9 @@ class OnnxEngine:
             logit_indices_L = np.array([num_new - 1])
         inputs: list[npt.NDArray[Any]] = [
             ids_BS,
-            visual_BSD,
+            stored(visual_BSD, self._dtype),
             positions_BS,
-            _spread(bias_B1ST, kv),
+            stored_bias(_spread(bias_B1ST, kv), self._dtype),
             logit_indices_L,
         ]
         inputs = [np.ascontiguousarray(array) for array in inputs]
@@ -154,7 +172,10 @@ class OnnxEngine:
         # A binding that is used again would write over the cache that the last pass returned.
         binding = self._decoder.io_binding()
         for name, array in zip(_DECODER_INPUTS, inputs, strict=True):
-            binding.bind_cpu_input(name, array)
+            if array.dtype == np.uint16:
+                binding.bind_ortvalue_input(name, ort_value(array, "cpu", self._dtype))
+            else:
+                binding.bind_cpu_input(name, array)
         for name, tensor in zip(self._past_names, kv.tensors, strict=True):
             binding.bind_ortvalue_input(name, tensor)
         binding.bind_output("logits", "cpu")
@@ -171,10 +192,11 @@ class OnnxEngine:
         if length == kv.length:
             return kv
         columns_P = kv.columns_P[:length]
-        if kv.num_columns - length <= self._cut_share * length:
+        is_small = kv.num_columns - length <= self._cut_share * length
+        if is_small or self._dtype == "bfloat16":  # which numpy cannot hold, to copy it
             return OnnxKV(kv.tensors, columns_P, kv.num_columns)
         tensors = tuple(
-            ort_value(np.take(tensor.numpy(), columns_P, axis=2), self.device)
+            ort_value(np.take(tensor.numpy(), columns_P, axis=2), self.device, self._dtype)
             for tensor in kv.tensors
         )
         return OnnxKV(tensors, np.arange(length), length)

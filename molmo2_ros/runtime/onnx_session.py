@@ -28,6 +28,7 @@ except ImportError as error:
         f"{_GPU_CURE}"
     ) from error
 
+_BFLOAT16 = 16  # as onnx.TensorProto counts
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -102,8 +103,16 @@ def open_session(path: Path, device: str, threads: int | None, inputs: Sequence[
     return session
 
 
-def ort_value(array: npt.NDArray[Any], device: str) -> Any:
-    """An array as ONNX Runtime's own value on a device; on the CPU it shares the memory."""
+def ort_value(array: npt.NDArray[Any], device: str, dtype: str = "float32") -> Any:
+    """An array as ONNX Runtime's own value on a device; on the CPU it shares the memory.
+
+    Args:
+        array: of `dtype`; the bits of bfloat16 as uint16, which stay on the CPU.
+        device: "cpu" or "cuda".
+        dtype: of a manifest.
+    """
+    if dtype == "bfloat16":
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
     return onnxruntime.OrtValue.ortvalue_from_numpy(array, device)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.random_checkpoint import make_checkpoint
 from molmo2_ros.engines.checkpoint import load_checkpoint
 from molmo2_ros.engines.export import main
 from molmo2_ros.training.model import ModelConfig, build_model, save_checkpoint
@@ -10,7 +11,7 @@ from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint(tmp_path_factory):
+def make_small(tmp_path_factory):
     """Write a small random Molmo2 as a Hugging Face folder."""
 
     def make(seed):
@@ -33,8 +34,8 @@ def make_checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def checkpoint(make_checkpoint):
-    return make_checkpoint(0)
+def checkpoint(make_small):
+    return make_small(0)
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,39 @@ def exported(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "engine"
     assert main([str(checkpoint), str(folder)]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def reduced():
+    """Widths that make a released variant small, its kind of heads kept: text and vision."""
+
+    def widths(variant):
+        num_heads = 4
+        return {
+            "text": {
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_attention_heads": num_heads,
+                "num_key_value_heads": num_heads if variant == "Molmo2-O-7B" else 2,
+                "head_dim": 16,
+                "vocab_size": 600,
+            },
+            "vision": {
+                "hidden_size": 48,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 24,
+            },
+        }
+
+    return widths
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory, reduced):
+    """A small checkpoint of several files in the released layout, bfloat16."""
+    folder = tmp_path_factory.mktemp("sharded") / "checkpoint"
+    widths = reduced("Molmo2-8B")
+    return make_checkpoint(folder, "Molmo2-8B", num_layers=2, shard_bytes=100_000, **widths)

@@ -61,7 +61,7 @@ def test_description_and_example_are_taken_from_files(checkpoint, tmp_path, caps
     options = ["--description", tmp_path / "description.json", "--golden", tmp_path / "example.npz"]
     folder = tmp_path / "engine"
     assert main([str(part) for part in (checkpoint, folder, *options)]) == 0
-    assert capsys.readouterr().out.startswith(f"{folder}: tiny, opset 23, ")
+    assert capsys.readouterr().out.startswith(f"{folder}: tiny, fused, opset 23, float32, ")
     manifest = Manifest.load(folder)
     assert manifest.name == "tiny"
     assert manifest.skills == ("track", "point")
@@ -148,9 +148,9 @@ def test_separate_processor_files_are_read_too(spoilt, model):
     assert vision.use_single_crop_col_tokens  # absent means yes, as in Molmo2Processor
 
 
-def test_graphs_of_other_weights_are_found(exported, make_checkpoint, tmp_path):
+def test_graphs_of_other_weights_are_found(exported, make_small, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "engine")
-    other = load_checkpoint(make_checkpoint(1))
+    other = load_checkpoint(make_small(1))
     with pytest.raises(EngineError, match="vision graph differs from the model by"):
         check_engine(folder, other)
 
