@@ -212,7 +212,8 @@ def _decoder_plan(text: TextFacts, limits: Limits) -> GraphPlan:
             (limits.prefill_tokens, most_past, limits.prefill_logits),
         ),
         "verify": ((width, 1, width), (width, usual_past, width), (width, most_past, width)),
-        "decode": ((1, 1, 1), (1, usual_past, 1), (1, most_past, 1)),
+        # Kernels for one token alone keep another copy of every weight (docs/journal.md).
+        "decode": ((1, 1, 1), (width, usual_past, width), (width, most_past, width)),
     }
     profiles = []
     for name in DECODER_PROFILES:

@@ -7,6 +7,7 @@ limits of the TensorRT on a Jetson. Nothing is executed.
 import importlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,11 +23,15 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from benchmarks.random_checkpoint import make_checkpoint as make_random_checkpoint
+from benchmarks.random_checkpoint import variant_config
 from molmo2_ros.cli.main import main
 from molmo2_ros.engines import tensorrt_builder
 from molmo2_ros.engines.build_tensorrt import build_engine, check_buildable
-from molmo2_ros.engines.export import export_checkpoint
+from molmo2_ros.engines.checkpoint import load_checkpoint, text_facts
+from molmo2_ros.engines.export import OPSETS, write_graphs
+from molmo2_ros.engines.quantization import Quantization
+from molmo2_ros.engines.quantize import quantize_engine
+from molmo2_ros.engines.skeleton import build_skeleton, parameter_shapes
 from molmo2_ros.engines.tensorrt_builder import build_plan
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime import tensorrt_api
@@ -58,26 +63,38 @@ def found():
 @pytest.fixture(scope="module")
 def decomposed_nano(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nano") / "decomposed"
-    export_checkpoint(NANO / "checkpoint", folder, form="decomposed", run=False)
+    folder.mkdir()
+    write_graphs(load_checkpoint(NANO / "checkpoint"), folder, opset=OPSETS["decomposed"])
+    replace(Manifest.load(NANO, verify=False), form="decomposed").write(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def released_shapes(tmp_path_factory):
-    """Engines of Molmo2-4B's widths in float16, with two layers and a short vocabulary."""
-    home = tmp_path_factory.mktemp("4b")
-    checkpoint = make_random_checkpoint(
-        home / "checkpoint",
-        "Molmo2-4B",
-        num_layers=2,
-        dtype=torch.float16,
-        text={"vocab_size": 1024},
-        vision={"num_hidden_layers": 2},
-    )
+    """Graphs of Molmo2-4B's widths in float16, with two layers and a short vocabulary."""
+    config = variant_config("Molmo2-4B", 2, {"vocab_size": 1024}, {"num_hidden_layers": 2})
+    skeleton = build_skeleton(config, torch.float16)
+    shapes = parameter_shapes(skeleton)
+    # Every weight is another piece of the same noise: TensorRT keeps equal ones once.
+    largest = max(map(math.prod, shapes.values()))
+    noise = torch.randn(largest + len(shapes)).mul_(0.02).half()
+    starts = {name: index for index, name in enumerate(shapes)}
+
+    def read(name):
+        return noise[starts[name] :][: math.prod(shapes[name])].reshape(shapes[name])
+
+    nano = Manifest.load(NANO, verify=False)
     folders = {}
-    for form in ("fused", "decomposed"):
-        folders[form] = home / form
-        export_checkpoint(checkpoint, folders[form], form=form, dtype="float16", run=False)
+    for form, opset in OPSETS.items():
+        folder = folders[form] = tmp_path_factory.mktemp(form)
+        write_graphs(skeleton, folder, opset=opset, read=read)
+        replace(
+            nano,
+            form=form,
+            dtype="float16",
+            vision=replace(nano.vision, image_size=378, feature_width=2560, video_pooling=(3, 3)),
+            text=text_facts(config),
+        ).write(folder)
     return folders
 
 
@@ -110,8 +127,18 @@ def test_released_shapes_build_in_float16(found, released_shapes, form, sm, grap
     folder = released_shapes[form]
     weights = sum(path.stat().st_size for path in folder.glob(f"{graph}.onnx*"))
     plan = build(found, folder, sm, graph)
-    # Strongly typed: the weights are in the plan in the file's dtype, once.
+    # Strongly typed: the weights are in the plan in the file's dtype. A profile for one token
+    # alone would bring them a second time.
     assert 0.9 * weights < plan.nbytes < 1.1 * weights + 30e6
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+def test_quantised_weights_build_and_stay_small(found, tmp_path, scheme):
+    """DequantizeLinear before each product; the plan holds the codes, not what they stand for."""
+    quantization = Quantization(scheme=scheme, block=32, runtime="tensorrt")
+    quantize_engine(NANO, tmp_path / scheme, quantization, gauge=None, threads=1)
+    for sm in ("8.0", "12.0"):
+        assert build(found, tmp_path / scheme, sm, "decoder").nbytes > 1_000_000
 
 
 def test_attention_in_float32_needs_to_be_taken_apart(found, monkeypatch):
