@@ -25,13 +25,12 @@ from torch.export import Dim
 
 from molmo2_ros.engines.checkpoint import load_checkpoint, text_facts, token_facts, vision_facts
 from molmo2_ros.engines.graphs import DecoderGraph, VisionGraph, export_attention
-from molmo2_ros.engines.parity import check_engine, make_golden
+from molmo2_ros.engines.parity import check_engine, golden_facts, make_golden
 from molmo2_ros.errors import EngineError, Molmo2Error
 from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden
 from molmo2_ros.runtime.manifest import (
     FORMAT,
     SKILLS,
-    GoldenFacts,
     Manifest,
     SamplingFacts,
     TrainingFacts,
@@ -99,7 +98,8 @@ def export_checkpoint(
         for name in _COPIED:
             shutil.copyfile(checkpoint / name, folder / name)
         vision, tokens = vision_facts(checkpoint, model.config), token_facts(checkpoint, model)
-        make_golden(model, folder, vision, tokens, golden).save(folder / GOLDEN_FILE)
+        golden = make_golden(model, folder, vision, tokens, golden)
+        golden.save(folder / GOLDEN_FILE)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         manifest = Manifest(
             format=FORMAT,
@@ -116,7 +116,7 @@ def export_checkpoint(
             skills=description.skills,
             vocabulary=description.vocabulary,
             training=description.training,
-            golden=GoldenFacts(file=GOLDEN_FILE),
+            golden=golden_facts(golden, "float32"),
         )
         manifest.write(folder)
         check_engine(folder, model)

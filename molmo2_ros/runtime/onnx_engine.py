@@ -18,7 +18,9 @@ from molmo2_ros.prompt.layout import HIDDEN
 from molmo2_ros.runtime.manifest import Manifest
 from molmo2_ros.runtime.onnx_session import (
     DeviceLostError,
+    check_dtype,
     choose_device,
+    describe_runtime,
     open_session,
     ort_value,
 )
@@ -80,6 +82,7 @@ class OnnxEngine:
             _LOG.warning("%s. Going on with the CPU", error)
             self.device = "cpu"
             self._open(threads)
+        self.runtime = describe_runtime(self._decoder)
         self._cut_share = _CUT_SHARE[self.device]
         _LOG.info("loaded %s from %s on %s", self.manifest.name, self.folder, self.device)
 
@@ -88,7 +91,9 @@ class OnnxEngine:
         self._vision = open_session(
             self.folder / "vision.onnx", self.device, threads, _VISION_INPUTS
         )
-        self._decoder = open_session(self.folder / "decoder.onnx", self.device, threads, inputs)
+        decoder = self.folder / "decoder.onnx"
+        self._decoder = open_session(decoder, self.device, threads, inputs)
+        check_dtype(self._decoder, decoder, self.manifest.dtype)
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
