@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from molmo2_ros.engines.checkpoint import load_checkpoint
+from molmo2_ros.engines.checkpoint import load_checkpoint, text_facts, vision_facts
 from molmo2_ros.engines.parity import (
     NUM_GOLDEN_TOKENS,
     drawn_example,
@@ -70,6 +70,38 @@ def record_golden(engine: Engine, example: Golden | None = None) -> Golden:
     )
 
 
+def reference_golden(engine: Engine, checkpoint: Path, example: Golden | None = None) -> Golden:
+    """The example with what transformers computes of the checkpoint that an engine came from.
+
+    Args:
+        engine: not quantised.
+        checkpoint: Hugging Face folder.
+        example: clip and question; None for those of the engine, else a drawn one.
+
+    Raises:
+        EngineError: the engine is quantised or of other sizes, or the checkpoint does not load.
+    """
+    folder, manifest = engine.folder, engine.manifest
+    if manifest.quantized:
+        raise EngineError(
+            f"{folder} is quantised ({', '.join(manifest.quantized)}), so that its logits are not "
+            f"those of {checkpoint}; give --own, and measure its accuracy by the evaluator"
+        )
+    model = load_checkpoint(checkpoint)
+    ours = (manifest.text, manifest.vision)
+    if ours != (text_facts(model.config), vision_facts(checkpoint, model.config)):
+        raise EngineError(
+            f"{folder} has other sizes than {checkpoint}; give the checkpoint that was exported"
+        )
+    example = example or _own_example(engine)
+    return make_golden(model, folder, manifest.vision, manifest.tokens, example)
+
+
+def _own_example(engine: Engine) -> Golden | None:
+    golden = engine.manifest.golden
+    return None if golden is None else Golden.load(engine.folder / golden.file)
+
+
 def renew_golden(folder: Path, checkpoint: Path | None, example: Golden | None = None) -> float:
     """Replace the golden example of an engine folder, and prove the engine by the new one.
 
@@ -87,18 +119,10 @@ def renew_golden(folder: Path, checkpoint: Path | None, example: Golden | None =
     """
     engine = load_engine(folder, self_test="off")
     manifest = engine.manifest
-    if example is None and manifest.golden is not None:
-        example = Golden.load(folder / manifest.golden.file)
-    if checkpoint is None:
-        golden = record_golden(engine, example)
-    elif manifest.quantized:
-        raise EngineError(
-            f"{folder} is quantised ({', '.join(manifest.quantized)}), so that its logits are not "
-            f"those of {checkpoint}; give --own, and measure its accuracy by the evaluator"
-        )
+    if checkpoint is not None:
+        golden = reference_golden(engine, checkpoint, example)
     else:
-        model = load_checkpoint(checkpoint)
-        golden = make_golden(model, folder, manifest.vision, manifest.tokens, example)
+        golden = record_golden(engine, example or _own_example(engine))
     facts = golden_facts(golden, manifest.dtype, is_quantized=bool(manifest.quantized))
     error = examine(engine, golden, facts)
     path = folder / facts.file

@@ -122,7 +122,6 @@ def _facts(engine: Engine) -> dict[str, Any]:
         "engine": engine.manifest.checksum,
         "golden": None if golden is None else asdict(golden),
         "runtime": engine.runtime,
-        "device": engine.device,
         "machine": machine_facts(),
     }
 
