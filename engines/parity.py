@@ -44,6 +44,7 @@ def make_golden(
     vision: VisionFacts,
     tokens: TokenFacts,
     example: Golden | None = None,
+    num_tokens: int = NUM_GOLDEN_TOKENS,
 ) -> Golden:
     """The example with what transformers computes: features, `generate()`'s answer, and logits.
 
@@ -53,6 +54,7 @@ def make_golden(
         vision: how frames are cut.
         tokens: what ends an answer.
         example: clip and question; None for a drawn one.
+        num_tokens: most of the answer.
     """
     example = example or drawn_example()
     inputs = clip_inputs(
@@ -63,7 +65,7 @@ def make_golden(
         written = model.generate(
             **arguments,
             do_sample=False,
-            max_new_tokens=NUM_GOLDEN_TOKENS,
+            max_new_tokens=num_tokens,
             eos_token_id=sorted(tokens.eos_ids),
         )
         answer = written[0, arguments["input_ids"].shape[1] :].tolist()

@@ -73,7 +73,8 @@ def read_text(
 def probe_features(engine: Engine, patches_KNC: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Kept features of the first frame through `probe_pooling`."""
     windows_MW = probe_pooling(engine.manifest.vision)
-    return kept_features(engine.encode(patches_KNC[:1], windows_MW))
+    # An engine may keep them on its device, where numpy reads them.
+    return kept_features(np.asarray(engine.encode(patches_KNC[:1], windows_MW)))
 
 
 def late_logits(engine: Engine, suffix: Prompt) -> npt.NDArray[np.float32]:

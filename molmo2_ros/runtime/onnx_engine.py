@@ -20,9 +20,9 @@ from molmo2_ros.runtime.onnx_session import (
     DeviceLostError,
     check_dtype,
     choose_device,
-    describe_runtime,
     open_session,
     ort_value,
+    runtime_name,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class OnnxEngine:
             _LOG.warning("%s. Going on with the CPU", error)
             self.device = "cpu"
             self._open(threads)
-        self.runtime = describe_runtime(self._decoder)
+        self.runtime = runtime_name(self.device)
         self._cut_share = _CUT_SHARE[self.device]
         _LOG.info("loaded %s from %s on %s", self.manifest.name, self.folder, self.device)
 

@@ -127,9 +127,9 @@ def check_dtype(session: Any, path: Path, dtype: str) -> None:
             )
 
 
-def describe_runtime(session: Any) -> str:
-    """ONNX Runtime's version and the session's providers, those that come first first."""
-    return f"onnxruntime {onnxruntime.__version__} {' '.join(session.get_providers())}"
+def runtime_name(device: str) -> str:
+    """ONNX Runtime's version and the provider that computes on a device."""
+    return f"onnxruntime {onnxruntime.__version__} {PROVIDERS[device]}"
 
 
 def check_device(device: str, providers: Sequence[str]) -> None:
