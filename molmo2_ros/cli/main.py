@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from molmo2_ros.cli import ask, export
+from molmo2_ros.cli import ask, export, verify
 from molmo2_ros.errors import Molmo2Error
 
 EXIT_BAD_INPUT = 2  # argparse's own code for wrong arguments
@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     ask.add_parser(commands)
     export.add_parser(commands)
+    verify.add_parser(commands)
     return parser
 
 

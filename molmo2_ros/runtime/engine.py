@@ -26,6 +26,7 @@ class Engine(Protocol):
     folder: Path  # holds tokenizer.json and the golden example
     manifest: Manifest
     device: str  # where it runs: "cpu" or "cuda"
+    runtime: str  # what computes, with versions and, beside the folder's, hashes of what it reads
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
@@ -76,21 +77,31 @@ class Engine(Protocol):
 
 
 def load_engine(
-    path: str | Path | None = None, *, threads: int | None = None, device: str = "auto"
+    path: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    device: str = "auto",
+    self_test: str = "refuse",
 ) -> Engine:
-    """Load an engine folder and prove that it is whole.
+    """Load an engine folder and prove that it is whole and computes rightly here.
 
     Args:
         path: the folder; None or "nano" for molmo2-nano, which the package ships ("./nano" is a
             folder of that name).
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
         device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts.
+        self_test: what follows where the engine does not reproduce its golden example: "refuse",
+            "warn" in the log, or "off" to leave it untested (see runtime/self_test.py).
 
     Raises:
         EngineError: the folder, a file of it, the device, or the runtime that it needs is missing
-            or unfit.
+            or unfit; or the self-test fails.
     """
     from molmo2_ros.runtime.onnx_engine import OnnxEngine
+    from molmo2_ros.runtime.self_test import check_mode, prove
 
+    check_mode(self_test)
     folder = NANO if path in (None, "nano") else Path(path)
-    return OnnxEngine(folder, threads=threads, device=device)
+    engine = OnnxEngine(folder, threads=threads, device=device)
+    prove(engine, self_test)
+    return engine
