@@ -28,7 +28,7 @@ from molmo2_ros.engines.checkpoint import (
 from molmo2_ros.engines.export_command import DESCRIPTION, EPILOG, add_arguments, run
 from molmo2_ros.engines.hub import find_checkpoint, source_facts
 from molmo2_ros.engines.onnx_file import EMBEDDED_BYTES, Progress, Read, quiet_progress, write_graph
-from molmo2_ros.engines.parity import NUM_GOLDEN_TOKENS, check_engine, make_golden
+from molmo2_ros.engines.parity import NUM_GOLDEN_TOKENS, check_engine, golden_facts, make_golden
 from molmo2_ros.engines.parts import check_in_parts
 from molmo2_ros.engines.scratch import check_space, install, scratch_beside
 from molmo2_ros.engines.skeleton import parameter_shapes
@@ -47,7 +47,6 @@ from molmo2_ros.runtime.manifest import (
     DTYPES,
     FORMAT,
     SKILLS,
-    GoldenFacts,
     Manifest,
     SamplingFacts,
     TrainingFacts,
@@ -165,7 +164,7 @@ def export_checkpoint(
                 source=source_facts(checkpoint, folder, license_name),
                 vocabulary=description.vocabulary,
                 training=description.training,
-                golden=GoldenFacts(file=GOLDEN_FILE),
+                golden=golden_facts(golden, dtype),
             )
             manifest.write(built)
             if check and dtype != "bfloat16":  # for which this CPU has no kernels

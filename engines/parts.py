@@ -19,10 +19,10 @@ import onnxruntime
 from onnx import helper
 
 from molmo2_ros.engines.parity import reference_features
-from molmo2_ros.errors import EngineError
-from molmo2_ros.prompt.layout import suffix_bias
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.runtime.closeness import Judge
 from molmo2_ros.runtime.decoding import prefill
+from molmo2_ros.runtime.examination import read_text
 from molmo2_ros.runtime.golden import Golden, clip_inputs
 from molmo2_ros.runtime.onnx_engine import OnnxEngine, OnnxKV
 from molmo2_ros.runtime.onnx_session import ort_value
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 PART_BYTES = 1 << 30
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
-# Largest error of the logits, as a share of their standard deviation, and of the features, as a
-# share of the largest. Measured on molmo2-nano: 2e-6 in float32, 4e-3 in float16.
-_SHARES = {"float32": 1e-3, "float16": 0.1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,47 +161,35 @@ def check_in_parts(folder: Path, model: Molmo2ForConditionalGeneration, golden: 
         golden: filled by the reference.
 
     Returns:
-        The largest error of a logit after the prompt, as a share of the logits' standard deviation.
+        The largest error of a logit after the prompt.
 
     Raises:
         EngineError: the graphs do not compute what the model does.
     """
     engine = PartedEngine(folder, device="cpu")
-    manifest = engine.manifest
-    share = _SHARES[manifest.dtype]
+    facts = engine.manifest.golden
+    assert facts is not None  # it was exported a moment ago
+    judge = Judge(
+        name=engine.manifest.name,
+        runtime=f"{engine.runtime}, part by part",
+        dtype=engine.manifest.dtype,
+        tolerance=facts.logit_tolerance,
+    )
     inputs = clip_inputs(
-        manifest.vision, PromptTokenizer(folder), golden.frames, golden.times_s, golden.question
+        engine.manifest.vision,
+        PromptTokenizer(folder),
+        golden.frames,
+        golden.times_s,
+        golden.question,
     )
     features_MD = engine.encode(inputs.patches_KNC, inputs.pooling_MW)
     expected_MD = reference_features(model, inputs.patches_KNC, inputs.pooling_MW)
-    error = float(np.abs(features_MD - expected_MD).max() / np.abs(expected_MD).max())
-    if not error <= share:
-        raise EngineError(
-            f"exported vision graph differs from the model by {error:.2g} of its range"
-        )
+    largest = float(np.abs(expected_MD).max())
+    judge.close(features_MD, expected_MD, "visual features", facts.feature_tolerance * largest)
     prefix = prefill(engine, inputs.prefix, features_MD)
     ids_S = np.concatenate([inputs.suffix.ids, golden.tokens])
-    first = len(inputs.suffix) - 1
-    logits_BLV, _ = engine.forward(
-        ids_S[None],
-        prefix.num_tokens + np.arange(len(ids_S))[None],
-        suffix_bias(len(ids_S), prefix.num_tokens)[None, None],
-        prefix.kv,
-        logit_indices_L=np.arange(first, len(ids_S)),
-    )
-    return _compare(logits_BLV[0], golden, share)
-
-
-def _compare(logits_LV: npt.NDArray[np.float32], golden: Golden, share: float) -> float:
-    tolerance = share * float(golden.logits.std())
-    error = float(np.abs(logits_LV[0] - golden.logits).max())
-    if not error <= tolerance:
-        raise EngineError(
-            f"exported decoder's logits differ from the model's by {error:.2g}, allowed are "
-            f"{tolerance:.2g}"
-        )
-    for row_V, token in zip(logits_LV, golden.tokens, strict=False):
-        # Rounding may exchange two tokens between which the model hardly decides.
-        if not row_V.max() - row_V[token] <= 2 * tolerance:
-            raise EngineError(f"exported decoder chooses token {row_V.argmax()}, the model {token}")
-    return error / float(golden.logits.std())
+    logits_SV, _ = read_text(engine, ids_S, prefix.num_tokens, prefix.kv)
+    steps_NV = logits_SV[len(inputs.suffix) - 1 :]
+    error = judge.close(steps_NV[0], golden.logits, "logits")
+    judge.peaks(steps_NV, golden.steps, golden.tokens, "logits along the answer")
+    return error

@@ -37,6 +37,7 @@ if (Path(sys.prefix) / "share" / "ament_index").is_dir():
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # Humble always checks; later releases only when told
 os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="molmo2_ros_log_"))
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="molmo2_ros_cache_")  # passed self-tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models: threads cost more than they bring
 
 settings.register_profile(

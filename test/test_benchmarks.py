@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bench_confidence, bench_depth, bench_full_size
+from benchmarks import bench_confidence, bench_depth, bench_full_size, bench_self_test
 from benchmarks.report import publish, share_interval, spread
 from molmo2_ros.engines.quantization import Quantization
 from molmo2_ros.engines.quantize import quantize_engine
@@ -118,6 +118,15 @@ def test_depth_is_measured_by_distance_and_by_edge(capsys):
     assert sum(row["n"] for case, row in rows.items() if "edge" in case) == num_points
     assert report["figures"]["depth_median_error"] == rows["1 % noise, 20 % holes"]["median"]
     assert report["figures"]["depth_median_error"] < 0.02
+
+
+def test_proving_an_engine_is_timed_in_and_around_its_load(capsys):
+    assert bench_self_test.main(["--runs", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    figures = report["figures"]
+    assert figures["remembered_s"] < figures["self_test_s"] < figures["first_answer_s"]
+    assert report["equality"]["largest logit error of the golden example"] < 1e-4
+    assert len(report["rows"]) == 6
 
 
 def test_a_depths_standard_deviation_is_held_against_its_errors():

@@ -27,6 +27,7 @@ from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, asked_once, parse_query
 from molmo2_ros.prompt.subtitles import read_subtitles
 from molmo2_ros.runtime.engine import DEVICES, load_engine
+from molmo2_ros.runtime.self_test import SELF_TESTS
 
 _DESCRIPTION = """\
 Ask one question about a video, a folder of frames in the order of their names,
@@ -109,6 +110,12 @@ def add_parser(commands: Any) -> None:
         default="auto",
         help="where the model runs (default: auto, CUDA where onnxruntime offers it)",
     )
+    parser.add_argument(
+        "--self-test",
+        choices=SELF_TESTS,
+        default="refuse",
+        help="if the engine computes something else here than its model (default: refuse it)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -130,7 +137,12 @@ def run(options: argparse.Namespace) -> None:
     frames = [] if is_video else _pictures(options.files)
     if not frames:
         open_frames().close()  # before the model is loaded
-    engine = load_engine(options.engine, threads=options.threads, device=options.device)
+    engine = load_engine(
+        options.engine,
+        threads=options.threads,
+        device=options.device,
+        self_test=options.self_test,
+    )
     grounder = Grounder(engine, constrained=options.constrained)
     if frames:
         if subtitles:

@@ -77,12 +77,14 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Build, and say what was built.
+    """Build, let what was built for this machine prove itself, and say what it is.
 
     Raises:
-        EngineError: the folder, TensorRT, the GPU or the disk is unfit.
+        EngineError: the folder, TensorRT, the GPU or the disk is unfit, or the plans compute
+            something else than the model.
     """
     from molmo2_ros.engines.build_tensorrt import build_engine
+    from molmo2_ros.runtime.engine import load_engine
 
     with _Bars() as bars:
         folder, record = build_engine(
@@ -95,6 +97,8 @@ def run(options: argparse.Namespace) -> None:
             rebuild=options.rebuild,
             progress=bars.show,
         )
+    if options.rtx_target is None:
+        load_engine(options.folder, device="cuda")
     if options.json:
         print(json.dumps({"folder": str(folder), **asdict(record)}))
         return

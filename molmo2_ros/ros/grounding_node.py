@@ -32,7 +32,7 @@ from molmo2_ros.ros.queries import StandingQueries, StandingQuery, parse_standin
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.target_frame import TargetFrame, TfTransforms
 from molmo2_ros.runtime.engine import Engine, load_engine
-from molmo2_ros.runtime.golden import verify_golden
+from molmo2_ros.runtime.self_test import SelfTest, prove
 from molmo2_ros.tracking.tracker import Tracker
 
 NANO = "nano"
@@ -71,6 +71,7 @@ class GroundingNode(LifecycleNode):
         self._queries = StandingQueries(parameters.max_queries)
         self._results = Results(self)
         self._engine: Engine | None = None
+        self._self_test: SelfTest | None = None
         self._carrying: Carrying | None = None
         self._answering: Answering | None = None
         self._target_frame: TargetFrame | None = None
@@ -106,11 +107,13 @@ class GroundingNode(LifecycleNode):
         try:
             folder = None if parameters.engine == NANO else parameters.engine
             engine = self._load(
-                folder, threads=parameters.threads or None, device=parameters.device
+                folder,
+                threads=parameters.threads or None,
+                device=parameters.device,
+                self_test="off",
             )
-            if engine.manifest.golden is not None:
-                # A runtime with a faulty kernel loads, and then points at nothing.
-                verify_golden(engine)
+            # A runtime with a faulty kernel loads, and then points at nothing.
+            self._self_test = prove(engine, parameters.self_test)
         except Molmo2Error as error:
             self._problems.report("engine", error)
             return TransitionCallbackReturn.FAILURE
@@ -339,6 +342,7 @@ class GroundingNode(LifecycleNode):
             self.get_name(),
             parameters=self._server.snapshot,
             engine=self._engine,
+            self_test=self._self_test,
             carrying=self._carrying,
             answering=self._answering,
             queries=self._queries.all(time.monotonic()),

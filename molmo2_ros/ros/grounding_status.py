@@ -14,6 +14,7 @@ from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.queries import StandingQuery
 from molmo2_ros.ros.results import Results
 from molmo2_ros.runtime.engine import Engine
+from molmo2_ros.runtime.self_test import SelfTest
 
 _LOST_IS_MUCH = 0.1  # of the images
 
@@ -23,6 +24,7 @@ def grounding_statuses(
     *,
     parameters: GroundingParameters,
     engine: Engine | None,
+    self_test: SelfTest | None,
     carrying: Carrying | None,
     answering: Answering | None,
     queries: Sequence[StandingQuery],
@@ -35,6 +37,7 @@ def grounding_statuses(
         name: of the node.
         parameters: its newest snapshot.
         engine: None until it is configured.
+        self_test: of that engine.
         carrying: None unless it is active.
         answering: None unless it is active.
         queries: what stands.
@@ -50,7 +53,7 @@ def grounding_statuses(
             target_frame=parameters.target_frame,
             elsewhere=problems.recent("target_frame"),
         ),
-        _engine(name, parameters, engine, answering, problems),
+        _engine(name, parameters, engine, self_test, answering, problems),
         _queries(name, queries, results, problems),
     ]
 
@@ -95,6 +98,7 @@ def _engine(
     name: str,
     parameters: GroundingParameters,
     engine: Engine | None,
+    self_test: SelfTest | None,
     answering: Answering | None,
     problems: ProblemLog,
 ) -> DiagnosticStatus:
@@ -108,7 +112,13 @@ def _engine(
         "device": engine.device,
         "skills": ", ".join(manifest.skills),
         "confidence": "raw score" if manifest.calibration is None else "probability",
+        "runtime": engine.runtime,
+        "precision": manifest.precision,
+        "license": manifest.source.license or "not said",
     }
+    if self_test is not None:
+        values["checksum"] = self_test.checksum[:12]
+        values["self_test"] = self_test.text
     if answering is not None:
         values.update(answering.facts())
     return status(
@@ -116,6 +126,7 @@ def _engine(
         manifest.name,
         values,
         error=problems.recent("answer"),
+        warning="" if self_test is None else self_test.problem,
         message="answering" if answering is not None else "loaded",
     )
 

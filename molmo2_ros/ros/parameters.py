@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from molmo2_ros.ros.settings import setting
 from molmo2_ros.runtime.engine import DEVICES
+from molmo2_ros.runtime.self_test import SELF_TESTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,13 @@ class GroundingParameters:
     )
     threads: int = setting(
         0, "CPU threads of the engine; 0 lets it choose.", minimum=0, maximum=256
+    )
+    self_test: str = setting(
+        "refuse",
+        "What follows where the engine does not compute here what its model computes (its golden "
+        "example, compared when it is first loaded on this machine): `refuse` it, `warn` on "
+        "/diagnostics and run it all the same, or `off`: compare nothing.",
+        choices=SELF_TESTS,
     )
     autostart: bool = setting(
         True, "Configure and activate at start; false leaves both to a lifecycle client."

@@ -27,6 +27,7 @@ class Engine(Protocol):
     folder: Path  # holds tokenizer.json and the golden example
     manifest: Manifest
     device: str  # where it runs: "cpu" or "cuda"
+    runtime: str  # what computes, with versions and, beside the folder's, hashes of what it reads
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
@@ -83,8 +84,9 @@ def load_engine(
     threads: int | None = None,
     device: str = "auto",
     rebuild: bool = False,
+    self_test: str = "refuse",
 ) -> Engine:
-    """Load an engine folder and prove that it is whole.
+    """Load an engine folder and prove that it is whole and computes rightly here.
 
     Args:
         path: the folder; None or "nano" for molmo2-nano, which the package ships ("./nano" is a
@@ -93,17 +95,21 @@ def load_engine(
         device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts. For
             both, TensorRT plans that `molmo2 build-engine` left in the folder come first.
         rebuild: build such plans anew where they do not fit this machine, which takes minutes.
+        self_test: what follows where the engine does not reproduce its golden example: "refuse",
+            "warn" in the log, or "off" to leave it untested (see runtime/self_test.py).
 
     Raises:
         EngineError: the folder, a file of it, the device, or the runtime that it needs is missing
-            or unfit.
+            or unfit; or the self-test fails.
     """
     from molmo2_ros.runtime.onnx_engine import OnnxEngine
+    from molmo2_ros.runtime.self_test import check_mode, prove
     from molmo2_ros.runtime.tensorrt_loading import load_tensorrt
 
+    check_mode(self_test)
     folder = NANO if path in (None, "nano") else Path(path)
-    if device in ("auto", "cuda"):
-        built = load_tensorrt(folder, rebuild=rebuild)
-        if built is not None:
-            return built
-    return OnnxEngine(folder, threads=threads, device=device)
+    engine = load_tensorrt(folder, rebuild=rebuild) if device in ("auto", "cuda") else None
+    if engine is None:
+        engine = OnnxEngine(folder, threads=threads, device=device)
+    prove(engine, self_test)
+    return engine

@@ -1,7 +1,20 @@
 """The golden example of an engine folder: one clip and question whose answer is known.
 
-An engine that loads can still compute wrongly (a runtime or driver with a faulty kernel); one that
-reproduces the reference's logits and tokens does not.
+An engine that loads can still compute wrongly: a faulty kernel of a runtime or driver, a graph with
+a mistake, half precision that overflows. One that reproduces here what the reference computed does
+not, as far as one example can tell. What is compared, and what only that would show:
+
+- visual features of a frame, some of their windows padded: patches, pooling, normalisation;
+- logits after the question: mask, positions and layers, and that the cache is read in its order;
+- logits after each token of the answer, read in passes of many widths, one token by one among them:
+  verifying a draft computes what decoding does;
+- the same once more from the middle of the answer, after the cache was cut and beside a wrong token
+  that nobody may see: what decoding does with a draft that fails;
+- logits after a text whose second half stands at the last positions: a table of angles that is too
+  short, of another base, or rounded.
+
+Not seen: positions that are all moved alike. Attention knows distances only, so that they change
+nothing.
 """
 
 from __future__ import annotations
@@ -10,34 +23,60 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.errors import EngineError
-from molmo2_ros.prompt.layout import Prompt, clip_prefix, question_suffix, suffix_bias
+from molmo2_ros.prompt.layout import Prompt, clip_prefix, question_suffix
 from molmo2_ros.prompt.patches import clip_patches, clip_pooling
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
-from molmo2_ros.runtime.decoding import Prefix, generate, prefill
+from molmo2_ros.runtime.closeness import Judge, Peaks
 from molmo2_ros.runtime.engine import Engine
-from molmo2_ros.runtime.manifest import REBUILD, VisionFacts
+from molmo2_ros.runtime.examination import Examination
+from molmo2_ros.runtime.manifest import REBUILD, GoldenFacts, VisionFacts
 
 GOLDEN_FILE = "golden.npz"
 
 
+def _none(dtype: Any, *shape: int) -> Any:
+    return field(default_factory=lambda: np.zeros(shape, dtype))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Golden:
-    """A clip, a question, and what the reference model answers."""
+    """A clip, a question, and what the reference model computes; what is empty is not compared.
+
+    Letters: T frames, N tokens of the answer, V vocabulary, K highest logits, F visual tokens.
+    """
 
     frames: npt.NDArray[np.uint8]  # [T, H, W, 3] RGB
     times_s: npt.NDArray[np.float64]  # [T], seconds from the first frame
     question: str
-    tokens: npt.NDArray[np.int64] = field(  # the answer without its ending token, perhaps cut off
-        default_factory=lambda: np.zeros(0, np.int64)
-    )
-    logits: npt.NDArray[np.float32] = field(  # [V], after the prompt's last token
-        default_factory=lambda: np.zeros(0, np.float32)
-    )
+    tokens: npt.NDArray[np.int64] = _none(np.int64, 0)  # [N], without the ending one, perhaps cut
+    logits: npt.NDArray[np.float32] = _none(np.float32, 0)  # [V], after the prompt's last token
+    # The highest after the prompt and each token of the answer, in falling order: [1 + N, K].
+    step_ids: npt.NDArray[np.int64] = _none(np.int64, 0, 0)
+    step_logits: npt.NDArray[np.float32] = _none(np.float32, 0, 0)
+    # The highest after BOS and question without the clip, at `late_positions`: [1, K].
+    late_ids: npt.NDArray[np.int64] = _none(np.int64, 0, 0)
+    late_logits: npt.NDArray[np.float32] = _none(np.float32, 0, 0)
+    features: npt.NDArray[np.float32] = _none(np.float32, 0, 0)  # [F, D] of `probe_pooling`
+
+    @property
+    def steps(self) -> Peaks:
+        """Highest logits along the answer; none a step where an older export kept none."""
+        if not len(self.step_ids):
+            num_steps = 1 + len(self.tokens)
+            nothing = np.zeros((num_steps, 0))
+            return Peaks(ids_NK=nothing.astype(np.int64), logits_NK=nothing.astype(np.float32))
+        return Peaks(ids_NK=self.step_ids, logits_NK=self.step_logits)
+
+    @property
+    def late(self) -> Peaks:
+        """Highest logits at the last positions."""
+        return Peaks(ids_NK=self.late_ids, logits_NK=self.late_logits)
 
     @staticmethod
     def load(path: Path) -> Golden:
@@ -49,23 +88,45 @@ class Golden:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 content = {name: arrays[name] for name in arrays.files}
-            return Golden(**{**content, "question": str(content["question"])})
+            golden = Golden(**{**content, "question": str(content["question"])})
+            golden.check()
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise EngineError(
                 f"{path} is not a golden example ({error}); expected an npz with frames, times_s "
                 f"and question; {REBUILD}"
             ) from error
+        return golden
+
+    def check(self) -> None:
+        """Refuse arrays that contradict each other, before arithmetic meets them.
+
+        Raises:
+            ValueError: names the array.
+        """
+        num_steps = 1 + len(self.tokens)
+        facts = {
+            "frames": self.frames.ndim == 4 and self.frames.dtype == np.uint8,
+            "times_s": self.times_s.shape == self.frames.shape[:1],
+            "tokens": self.tokens.ndim == 1 and self.tokens.dtype.kind == "i",
+            "step_logits": self.step_logits.shape == self.step_ids.shape,
+            "step_ids": len(self.step_ids) in (0, num_steps) and self._fits(self.step_ids),
+            "late_logits": self.late_logits.shape == self.late_ids.shape,
+            "late_ids": len(self.late_ids) in (0, 1) and self._fits(self.late_ids),
+            "features": self.features.ndim == 2,
+        }
+        wrong = [name for name, is_right in facts.items() if not is_right]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} of another shape or type than the rest")
+
+    def _fits(self, ids_NK: npt.NDArray[np.int64]) -> bool:
+        """Whether these are tokens of the vocabulary that `logits` has."""
+        is_inside = (ids_NK >= 0) & (ids_NK < len(self.logits))
+        return ids_NK.ndim == 2 and ids_NK.dtype.kind == "i" and bool(is_inside.all())
 
     def save(self, path: Path) -> None:
         """Write an npz file."""
-        np.savez_compressed(
-            path,
-            frames=self.frames,
-            times_s=self.times_s,
-            question=np.array(self.question),
-            tokens=self.tokens,
-            logits=self.logits,
-        )
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__slots__}
+        np.savez_compressed(path, **arrays)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,54 +160,57 @@ def clip_inputs(
 
 
 def verify_golden(engine: Engine) -> float:
-    """Let an engine answer its golden example.
+    """Let an engine compute its golden example.
 
     Returns:
-        The largest error of the logits.
+        The largest absolute error of a logit.
 
     Raises:
-        EngineError: there is no example, or the engine gives other logits or tokens.
+        EngineError: there is no example, or the engine computes something else; says what.
     """
-    manifest = engine.manifest
-    if manifest.golden is None:
-        raise EngineError(f"{engine.folder} has no golden example; export the checkpoint again")
-    golden = Golden.load(engine.folder / manifest.golden.file)
-    inputs = clip_inputs(
-        manifest.vision,
-        PromptTokenizer(engine.folder),
-        golden.frames,
-        golden.times_s,
-        golden.question,
-    )
-    features_MD = engine.encode(inputs.patches_KNC, inputs.pooling_MW)
-    prefix = prefill(engine, inputs.prefix, features_MD)
-    error = float(np.abs(_first_logits(engine, prefix, inputs.suffix) - golden.logits).max())
-    tolerance = manifest.golden.logit_tolerance
-    if not error <= tolerance:
+    facts = engine.manifest.golden
+    if facts is None:
         raise EngineError(
-            f"{manifest.name} computes wrongly here: the golden example's logits differ by "
-            f"{error:.2g}, allowed are {tolerance:.2g}; try another version of the runtime, or "
+            f"{engine.folder} has no golden example, so that nothing proves it; give it one with "
+            f"`python -m molmo2_ros.engines.golden {engine.folder} --checkpoint CHECKPOINT`, or "
             f"{REBUILD}"
         )
-    if not len(golden.tokens):
-        return error  # the first token is too near its rival to be held to
-    limit = len(golden.tokens)
-    (answer,) = generate(engine, prefix, [inputs.suffix.ids], max_new_tokens=limit)
-    if answer.ids != tuple(golden.tokens.tolist()):
-        raise EngineError(
-            f"{manifest.name} answers its golden example with tokens {answer.ids}, expected "
-            f"{tuple(golden.tokens.tolist())}; try another version of the runtime, or {REBUILD}"
-        )
-    return error
+    return examine(engine, Golden.load(engine.folder / facts.file), facts)
 
 
-def _first_logits(engine: Engine, prefix: Prefix, suffix: Prompt) -> npt.NDArray[np.float32]:
-    """Logits [V] after the prompt's last token."""
-    logits_BLV, _ = engine.forward(
-        suffix.ids[None],
-        prefix.num_tokens + np.arange(len(suffix))[None],
-        suffix_bias(len(suffix), prefix.num_tokens)[None, None],
-        prefix.kv,
+def examine(engine: Engine, golden: Golden, facts: GoldenFacts) -> float:
+    """Let an engine compute an example, and compare.
+
+    What must agree: the features within `feature_tolerance` of the largest one; all logits within
+    `logit_tolerance`, and along the answer a quarter of it at the median step; at each step the
+    reference's token, unless the reference's own logits of the two lie less than twice the
+    tolerance apart. Half precision and quantised weights have wider tolerances; nothing is left out
+    for them.
+
+    Args:
+        engine: the candidate.
+        golden: what the reference computes.
+        facts: the tolerances.
+
+    Returns:
+        The largest absolute error of a logit.
+
+    Raises:
+        EngineError: the engine computes something else; says what.
+    """
+    manifest = engine.manifest
+    tokenizer = PromptTokenizer(engine.folder)
+    examination = Examination(
+        engine=engine,
+        golden=golden,
+        inputs=clip_inputs(
+            manifest.vision, tokenizer, golden.frames, golden.times_s, golden.question
+        ),
+        judge=Judge(
+            name=manifest.name,
+            runtime=engine.runtime,
+            dtype=manifest.dtype,
+            tolerance=facts.logit_tolerance,
+        ),
     )
-    logits_V: npt.NDArray[np.float32] = logits_BLV[0, 0]
-    return logits_V
+    return examination.run(facts.feature_tolerance)

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from molmo2_ros.errors import EngineError
+from molmo2_ros.runtime.onnx_file import read_onnx_facts
 from molmo2_ros.runtime.strict_json import read_dataclass
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
 FORMS = ("fused", "decomposed")  # attention as one operator (opset 23), or in plain ones (opset 20)
+FUSED_OPSET = 23  # the first that has attention as one operator
+GRAPHS = ("vision.onnx", "decoder.onnx")
+SCHEMES = ("int4", "int8", "fp8", "nvfp4")
 DTYPES = ("float32", "float16", "bfloat16")
 SKILLS: Mapping[str, str] = {  # what a model may have been trained to do
     "track": "follow things through a clip",
@@ -158,10 +162,15 @@ class CalibrationFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenFacts:
-    """The example by which a freshly loaded engine proves itself."""
+    """The example by which a freshly loaded engine proves itself, and how near it must come.
+
+    A tolerance is set when the engine is made, from what its precision costs there: too wide, and a
+    mistake passes; too narrow, and a good engine is refused on another processor.
+    """
 
     file: str
     logit_tolerance: float = 1e-3  # largest absolute error; float32 kernels differ by about 1e-5
+    feature_tolerance: float = 1e-3  # of a visual feature, as a share of the largest one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +197,18 @@ class Manifest:
     golden: GoldenFacts | None = None
     calibration: CalibrationFacts | None = None  # None: a point's confidence is its raw score
 
+    @property
+    def checksum(self) -> str:
+        """One for all files, hexadecimal: whatever is altered, added or renamed changes it."""
+        listed = "".join(f"{self.files[name].sha256} {name}\n" for name in sorted(self.files))
+        return hashlib.sha256(listed.encode()).hexdigest()
+
+    @property
+    def precision(self) -> str:
+        """For people: "float32", or "float16, decoder int4"."""
+        stored = [f"{graph} {facts.scheme}" for graph, facts in sorted(self.quantized.items())]
+        return ", ".join([self.dtype, *stored])
+
     @staticmethod
     def load(folder: str | Path, verify: bool = True) -> Manifest:
         """Read and check the manifest of an engine folder.
@@ -213,6 +234,8 @@ class Manifest:
         manifest = Manifest.parse(content, where=str(path))
         for name, entry in manifest.files.items():
             _check_file(Path(folder), name, entry, verify)
+        for name in GRAPHS:
+            _check_graph(Path(folder) / name, manifest)
         return manifest
 
     @staticmethod
@@ -232,7 +255,7 @@ class Manifest:
                 f"{FORMAT}; export the checkpoint again with this version"
             )
         manifest = read_dataclass(Manifest, content, where, REBUILD)
-        missing = {"vision.onnx", "decoder.onnx", "tokenizer.json"} - manifest.files.keys()
+        missing = {*GRAPHS, "tokenizer.json"} - manifest.files.keys()
         if manifest.golden is not None:
             missing |= {manifest.golden.file} - manifest.files.keys()
         if missing:
@@ -253,8 +276,14 @@ class Manifest:
                 raise EngineError(
                     f"{where}: {key} is {value!r}, expected one of {', '.join(known)}; {REBUILD}"
                 )
+        if (manifest.form == "fused") != (manifest.opset >= FUSED_OPSET):
+            raise EngineError(
+                f"{where}: form is {manifest.form!r} with opset {manifest.opset}, expected opset "
+                f"{FUSED_OPSET} or later for 'fused' and an earlier one for 'decomposed'; {REBUILD}"
+            )
         for part in (manifest.vision, manifest.text, manifest.sampling):
             _check_sizes(part, where)
+        _check_precision(manifest, where)
         if manifest.calibration is not None:
             for name in ("points", "tracks"):
                 _check_curve(getattr(manifest.calibration, name), f"{where}: calibration: {name}")
@@ -318,6 +347,11 @@ def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None
     path = folder / name
     if Path(name).name != name:
         raise EngineError(f"{folder / FILE_NAME}: {name!r} is not a plain file name; {REBUILD}")
+    if path.is_symlink() and path.resolve().parent != folder.resolve():
+        raise EngineError(
+            f"{path} is a link to {path.resolve()}, expected a file of the folder itself, so that "
+            f"it can be moved; copy the folder with its files: `cp -rL {folder} ELSEWHERE`"
+        )
     if not path.is_file():
         raise EngineError(f"{path} is missing, {FILE_NAME} lists it; {REBUILD}")
     size = path.stat().st_size
@@ -327,3 +361,40 @@ def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None
         raise EngineError(
             f"{path} was altered: its sha256 is not the one in {FILE_NAME}; {REBUILD}"
         )
+
+
+def _check_graph(path: Path, manifest: Manifest) -> None:
+    """Refuse weights that nobody hashed, and a graph of another form than the manifest says."""
+    facts = read_onnx_facts(path)
+    outside = sorted(facts.external - manifest.files.keys())
+    if outside:
+        raise EngineError(
+            f"{path} reads weights from {', '.join(outside)}, which {FILE_NAME} does not list; "
+            f"{REBUILD}"
+        )
+    if (manifest.form == "fused") != (facts.opset >= FUSED_OPSET):
+        raise EngineError(
+            f"{path} has opset {facts.opset}, {FILE_NAME} says form {manifest.form!r} of opset "
+            f"{manifest.opset}: they are of two exports; {REBUILD}"
+        )
+
+
+def _check_precision(manifest: Manifest, where: str) -> None:
+    """Refuse what no quantiser writes, and tolerances within which nothing or everything lies."""
+    for graph, stored in manifest.quantized.items():
+        if f"{graph}.onnx" not in GRAPHS or stored.scheme not in SCHEMES or stored.block < 0:
+            raise EngineError(
+                f"{where}: quantized has {graph}: {stored}, expected vision or decoder, a scheme "
+                f"of {', '.join(SCHEMES)} and a block of 0 or more; {REBUILD}"
+            )
+    accuracy, golden = manifest.accuracy, manifest.golden
+    if accuracy is not None and not 0 <= accuracy.largest_drop <= 1:
+        raise EngineError(
+            f"{where}: accuracy: largest_drop is {accuracy.largest_drop}, expected 0..1; {REBUILD}"
+        )
+    for name in ("logit_tolerance", "feature_tolerance") if golden is not None else ():
+        value = getattr(golden, name)
+        if not 0 < value < float("inf"):
+            raise EngineError(
+                f"{where}: golden: {name} is {value}, expected a number above 0; {REBUILD}"
+            )

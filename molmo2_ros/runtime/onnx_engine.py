@@ -16,12 +16,14 @@ import numpy.typing as npt
 from molmo2_ros.errors import EngineError
 from molmo2_ros.prompt.layout import HIDDEN
 from molmo2_ros.runtime.half_precision import STORED, stored, stored_bias
-from molmo2_ros.runtime.manifest import REBUILD, Manifest
+from molmo2_ros.runtime.manifest import Manifest
 from molmo2_ros.runtime.onnx_session import (
     DeviceLostError,
+    check_dtype,
     choose_device,
     open_session,
     ort_value,
+    runtime_name,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -30,11 +32,6 @@ _DECODER_INPUTS = ("input_ids", "visual_add", "position_ids", "attn_bias", "logi
 # Columns of cut tokens that may stay in a cache, masked, for each one that counts. On the CPU a
 # copy is paid once and they in every pass (docs/journal.md); on a GPU it goes through the host.
 _CUT_SHARE = {"cpu": 0.0, "cuda": 1.0}
-_TYPE_NAMES = {
-    "float32": "tensor(float)",
-    "float16": "tensor(float16)",
-    "bfloat16": "tensor(bfloat16)",
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +84,7 @@ class OnnxEngine:
             _LOG.warning("%s. Going on with the CPU", error)
             self.device = "cpu"
             self._open(threads)
+        self.runtime = runtime_name(self.device)
         self._cut_share = _CUT_SHARE[self.device]
         _LOG.info("loaded %s from %s on %s", self.manifest.name, self.folder, self.device)
 
@@ -100,13 +98,9 @@ class OnnxEngine:
         self._vision = open_session(
             self.folder / "vision.onnx", self.device, threads, _VISION_INPUTS
         )
-        self._decoder = open_session(self.folder / "decoder.onnx", self.device, threads, inputs)
-        types = {value.name: value.type for value in self._decoder.get_inputs()}
-        if types["attn_bias"] != _TYPE_NAMES[self._dtype]:
-            raise EngineError(
-                f"{self.folder / 'decoder.onnx'} reads {types['attn_bias']}, its manifest says "
-                f"{self._dtype}; {REBUILD}"
-            )
+        decoder = self.folder / "decoder.onnx"
+        self._decoder = open_session(decoder, self.device, threads, inputs)
+        check_dtype(self._decoder, decoder, self._dtype)
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]

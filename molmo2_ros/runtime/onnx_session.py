@@ -116,6 +116,31 @@ def ort_value(array: npt.NDArray[Any], device: str, dtype: str = "float32") -> A
     return onnxruntime.OrtValue.ortvalue_from_numpy(array, device)
 
 
+def check_dtype(session: Any, path: Path, dtype: str) -> None:
+    """Notice a graph of another precision than the manifest says, before a pass fails on it.
+
+    Args:
+        session: of decoder.onnx.
+        path: of the graph.
+        dtype: of the attention bias and the cache.
+
+    Raises:
+        EngineError: an input has another type.
+    """
+    wanted = f"tensor({'float' if dtype == 'float32' else dtype})"
+    for value in session.get_inputs():
+        if value.name.startswith(("attn_bias", "past_")) and value.type != wanted:
+            raise EngineError(
+                f"{path} takes {value.name} as {value.type}, the manifest says {dtype}: they are "
+                f"of two exports; {REBUILD}"
+            )
+
+
+def runtime_name(device: str) -> str:
+    """ONNX Runtime's version and the provider that computes on a device."""
+    return f"onnxruntime {onnxruntime.__version__} {PROVIDERS[device]}"
+
+
 def check_device(device: str, providers: Sequence[str]) -> None:
     """Notice that ONNX Runtime fell back, which it does with a line on stderr.
 

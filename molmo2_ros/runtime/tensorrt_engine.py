@@ -58,6 +58,7 @@ class TensorRTEngine:
         engines: "decoder" and "vision", loaded.
         table: the embedding table [V, D] in the decoder's dtype, where it is not in the plan.
         messages: what TensorRT says goes here.
+        checksum: of the plans (PlanRecord.checksum); other plans are another runtime.
 
     Raises:
         EngineError: the plans are not what the manifest says, or the GPU has too little memory.
@@ -76,9 +77,11 @@ class TensorRTEngine:
         *,
         table: npt.NDArray[Any] | None = None,
         messages: Messages | None = None,
+        checksum: str = "",
     ) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.runtime = f"{found.title} {checksum}".rstrip()
         self.limits = limits
         self._cuda = cuda
         self._table = table

@@ -49,6 +49,12 @@ class PlanRecord:
     files: Mapping[str, FileEntry]
     seconds: Mapping[str, float] = field(default_factory=dict)  # that building took, by graph
 
+    @property
+    def checksum(self) -> str:
+        """One for all plans and what they were built with, hexadecimal."""
+        listed = {"key": asdict(self.key), "files": {n: e.sha256 for n, e in self.files.items()}}
+        return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+
     @staticmethod
     def load(folder: Path) -> PlanRecord:
         """Read the record of a folder of plans, and compare the sizes of its files.

@@ -85,7 +85,15 @@ def open_plans(folder: Path, found: TensorRT, cuda: Cuda) -> TensorRTEngine:
     if record.limits.embedding == "host":
         table = np.load(plans / EMBEDDING_TABLE, mmap_mode="r", allow_pickle=False)
     engine = TensorRTEngine(
-        folder, manifest, record.limits, found, cuda, engines, table=table, messages=messages
+        folder,
+        manifest,
+        record.limits,
+        found,
+        cuda,
+        engines,
+        table=table,
+        messages=messages,
+        checksum=record.checksum,
     )
     _LOG.info("loaded %s from %s on %s", manifest.name, plans, found.title)
     return engine

@@ -1,6 +1,8 @@
 """The command line as its users meet it: help, exit codes, and one clear line for bad input."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 
 from molmo2_ros.cli.main import main
 from molmo2_ros.errors import EngineError
-from molmo2_ros.runtime.engine import load_engine
+from molmo2_ros.runtime.engine import NANO, load_engine
+from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden
+from molmo2_ros.runtime.manifest import Manifest, file_entry
 
 
 @pytest.fixture
@@ -98,6 +102,33 @@ def test_an_unknown_command_is_refused(capsys):
     code, _, err = run(capsys, "fly")
     assert code == 2
     assert "invalid choice: 'fly'" in err
+
+
+@pytest.fixture
+def wrong_engine(tmp_path):
+    """A copy of the shipped engine with the example of another one."""
+    folder = tmp_path / "engine"
+    shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    golden = Golden.load(folder / GOLDEN_FILE)
+    replace(golden, logits=golden.logits + np.float32(0.1)).save(folder / GOLDEN_FILE)
+    manifest = Manifest.load(NANO)
+    files = {**manifest.files, GOLDEN_FILE: file_entry(folder / GOLDEN_FILE)}
+    replace(manifest, files=files).write(folder)
+    return str(folder)
+
+
+def test_an_engine_that_computes_something_else_answers_only_if_it_is_told_to(
+    capsys, picture, wrong_engine
+):
+    ask = ("ask", picture, "Point to the mug", "--engine", wrong_engine, "--threads", "1")
+    code, out, err = run(capsys, *ask)
+    assert (code, out) == (2, "")
+    assert "computes wrongly here" in err
+    assert "set self_test to `warn`" in err
+    for mode in ("warn", "off"):
+        code, out, _ = run(capsys, *ask, "--self-test", mode)
+        assert code == 0
+        assert out
 
 
 def test_device_reaches_the_engine(capsys, picture):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.random_checkpoint import make_checkpoint
+from benchmarks import random_checkpoint
 from molmo2_ros.engines.checkpoint import load_checkpoint
 from molmo2_ros.engines.export import main
 from molmo2_ros.training.model import ModelConfig, build_model, save_checkpoint
@@ -11,7 +11,7 @@ from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
 
 
 @pytest.fixture(scope="session")
-def make_small(tmp_path_factory):
+def make_checkpoint(tmp_path_factory):
     """Write a small random Molmo2 as a Hugging Face folder."""
 
     def make(seed):
@@ -34,8 +34,8 @@ def make_small(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def checkpoint(make_small):
-    return make_small(0)
+def checkpoint(make_checkpoint):
+    return make_checkpoint(0)
 
 
 @pytest.fixture(scope="session")
@@ -84,4 +84,14 @@ def sharded(tmp_path_factory, reduced):
     """A small checkpoint of several files in the released layout, bfloat16."""
     folder = tmp_path_factory.mktemp("sharded") / "checkpoint"
     widths = reduced("Molmo2-8B")
-    return make_checkpoint(folder, "Molmo2-8B", num_layers=2, shard_bytes=100_000, **widths)
+    return random_checkpoint.make_checkpoint(
+        folder, "Molmo2-8B", num_layers=2, shard_bytes=100_000, **widths
+    )
+
+
+@pytest.fixture(scope="session")
+def float16(sharded, tmp_path_factory):
+    """The engine folder of several files of weights, in float16 and proven in it."""
+    folder = tmp_path_factory.mktemp("float16") / "engine"
+    assert main([str(sharded), str(folder), "--dtype", "float16"]) == 0
+    return folder

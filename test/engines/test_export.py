@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from molmo2_ros.engines.checkpoint import load_checkpoint, token_facts, vision_facts
-from molmo2_ros.engines.export import main, read_description
+from molmo2_ros.engines.export import export_checkpoint, main, read_description
 from molmo2_ros.engines.parity import check_engine, drawn_example
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import load_engine
@@ -51,6 +51,10 @@ def test_manifest_tells_what_the_checkpoint_says(exported, checkpoint):
     assert manifest.tokens.ids["<im_start>"] == manifest.text.vocab_size
     assert manifest.files.keys() == {path.name for path in exported.iterdir()} - {"manifest.json"}
     assert manifest.files["config.json"] == file_entry(checkpoint / "config.json")
+    assert manifest.form == "fused"
+    assert manifest.source.checkpoint == checkpoint.name
+    assert manifest.source.weights_sha256 == file_entry(checkpoint / "model.safetensors").sha256
+    assert {"torch", "transformers", "onnx"} <= manifest.source.versions.keys()
 
 
 def test_description_and_example_are_taken_from_files(checkpoint, tmp_path, capsys):
@@ -148,9 +152,9 @@ def test_separate_processor_files_are_read_too(spoilt, model):
     assert vision.use_single_crop_col_tokens  # absent means yes, as in Molmo2Processor
 
 
-def test_graphs_of_other_weights_are_found(exported, make_small, tmp_path):
+def test_graphs_of_other_weights_are_found(exported, make_checkpoint, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "engine")
-    other = load_checkpoint(make_small(1))
+    other = load_checkpoint(make_checkpoint(1))
     with pytest.raises(EngineError, match="vision graph differs from the model by"):
         check_engine(folder, other)
 
@@ -165,3 +169,27 @@ def test_failed_export_leaves_the_old_engine_as_it_was(exported, spoilt, tmp_pat
     assert "is not a golden example" in capsys.readouterr().err
     assert Manifest.load(folder) == before
     assert [path.name for path in tmp_path.glob(".export-*")] == []
+
+
+def test_engine_folder_is_self_contained_and_loads_wherever_it_lies(exported, tmp_path):
+    assert not [path for path in exported.iterdir() if path.is_symlink()]
+    moved = shutil.copytree(exported, tmp_path / "another" / "place")
+    assert verify_golden(load_engine(moved, threads=1)) < 1e-4
+    # Nothing in it tells where it was made, or by whom.
+    for path in moved.iterdir():
+        content = path.read_bytes()
+        assert b"/site-packages/" not in content
+        assert str(exported.parent).encode() not in content
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "fast"}, "form is 'fast', expected one of fused, decomposed"),
+        ({"dtype": "int8"}, "dtype is 'int8', expected one of float32, float16, bfloat16"),
+    ],
+)
+def test_unknown_form_and_dtype_are_refused(checkpoint, tmp_path, options, message):
+    with pytest.raises(EngineError, match=message):
+        export_checkpoint(checkpoint, tmp_path / "engine", **options)
+    assert list(tmp_path.iterdir()) == []

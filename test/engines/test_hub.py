@@ -11,11 +11,9 @@ from importlib.metadata import version
 import huggingface_hub
 import pytest
 
-from molmo2_ros.engines.export import export_checkpoint
 from molmo2_ros.engines.hub import find_checkpoint, source_facts
 from molmo2_ros.engines.weights import weights_sha256
 from molmo2_ros.errors import EngineError
-from molmo2_ros.runtime.manifest import Manifest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CARD = "---\nlicense: apache-2.0\ntags: [robots]\n---\n# A model\n"
@@ -107,18 +105,13 @@ def test_checkpoint_is_fetched_by_its_name_without_pickles_and_code(hub):
     assert len(hub.fetched) == num_fetched  # from the cache
 
 
-def test_manifest_names_checkpoint_commit_licence_hash_and_versions(hub, sharded, tmp_path):
-    manifest = export_checkpoint("some/model", tmp_path / "engine")
-    source = Manifest.load(tmp_path / "engine").source
-    assert source == manifest.source
+def test_source_names_checkpoint_commit_licence_hash_and_versions(hub, sharded):
+    source = source_facts("some/model", find_checkpoint("some/model"))
     assert (source.checkpoint, source.revision) == ("some/model", COMMIT)
     assert source.license == "apache-2.0"
     assert source.weights_sha256 == weights_sha256(sharded)
-    assert manifest.name == "model"
     for package in ("torch", "transformers", "onnx", "onnx-ir", "safetensors"):
         assert source.versions[package] == version(package)
-    # Self-contained: nothing in the folder leads out of it.
-    assert not [path for path in (tmp_path / "engine").iterdir() if path.is_symlink()]
 
 
 def test_model_that_the_hub_does_not_have_is_named(hub):

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from std_msgs.msg import String
@@ -11,7 +12,8 @@ from std_msgs.msg import String
 import molmo2_ros
 from molmo2_ros.ros import qos
 from molmo2_ros.ros.grounding_node import GroundingNode
-from molmo2_ros.runtime.manifest import CalibrationFacts, CurveFacts, Manifest
+from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden
+from molmo2_ros.runtime.manifest import CalibrationFacts, CurveFacts, Manifest, file_entry
 
 NANO = Path(molmo2_ros.__file__).parent / "engines" / "nano"
 
@@ -72,6 +74,61 @@ def test_a_broken_engine_is_named_and_works_once_it_is_mended(
         "/diagnostics",
         lambda m: all(s.level != DiagnosticStatus.ERROR for s in m.status),
         after=len(node_under_test.received["/diagnostics"]),
+    )
+
+
+def values_of_engine(message):
+    status = next(s for s in message.status if s.name == "grounding: engine")
+    return status, {entry.key: entry.value for entry in status.values}
+
+
+def test_diagnostics_name_the_engine_by_its_checksum_and_say_that_it_was_proven(node_under_test):
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.start(GroundingNode, diagnostics_period_s=0.1)
+    told = node_under_test.wait_for("/diagnostics", lambda m: values_of_engine(m)[1])
+    status, values = values_of_engine(told)
+    assert status.level == DiagnosticStatus.OK
+    assert values["checksum"] == Manifest.load(NANO).checksum[:12]
+    assert values["self_test"].startswith("passed 20")
+    assert "logits within" in values["self_test"]
+    assert values["runtime"].startswith("onnxruntime ")
+    assert (values["precision"], values["license"]) == ("float32", "Apache-2.0")
+
+
+def test_an_engine_that_computes_something_else_is_refused_or_runs_with_a_warning(
+    node_under_test, tmp_path
+):
+    """As on a machine whose runtime has a faulty kernel: whole files, other numbers."""
+    folder = tmp_path / "engine"
+    shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    golden = Golden.load(folder / GOLDEN_FILE)
+    dataclasses.replace(golden, logits=golden.logits + np.float32(0.1)).save(folder / GOLDEN_FILE)
+    manifest = Manifest.load(NANO)
+    files = {**manifest.files, GOLDEN_FILE: file_entry(folder / GOLDEN_FILE)}
+    dataclasses.replace(manifest, files=files).write(folder)
+    node_under_test.listen("/diagnostics", DiagnosticArray)
+    node_under_test.start(GroundingNode, engine=str(folder), diagnostics_period_s=0.1)
+
+    def says(level):
+        return lambda m: (
+            values_of_engine(m)[0].level == level
+            and "computes wrongly here" in values_of_engine(m)[0].message
+        )
+
+    refused = node_under_test.wait_for("/diagnostics", says(DiagnosticStatus.ERROR))
+    assert "set self_test to `warn`" in values_of_engine(refused)[0].message
+    assert node_under_test.state("grounding") == "unconfigured"
+
+    assert node_under_test.set_parameter("grounding", "self_test", "warn").successful
+    assert node_under_test.transition("grounding", "configure")
+    told = node_under_test.wait_for("/diagnostics", says(DiagnosticStatus.WARN))
+    assert values_of_engine(told)[1]["self_test"].startswith("failed 20")
+
+    assert node_under_test.transition("grounding", "cleanup")
+    assert node_under_test.set_parameter("grounding", "self_test", "off").successful
+    assert node_under_test.transition("grounding", "configure")
+    node_under_test.wait_for(
+        "/diagnostics", lambda m: values_of_engine(m)[1].get("self_test") == "off"
     )
 
 

@@ -1,15 +1,19 @@
 """Manifests: strict reading, and every way in which a folder can be unfit."""
 
 import json
+import shutil
 from contextlib import suppress
+from dataclasses import replace
 
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from molmo2_ros.errors import EngineError
-from molmo2_ros.runtime.engine import NANO
-from molmo2_ros.runtime.manifest import FILE_NAME, Manifest
+from molmo2_ros.runtime.engine import NANO, load_engine
+from molmo2_ros.runtime.golden import verify_golden
+from molmo2_ros.runtime.manifest import FILE_NAME, Manifest, QuantizedFacts, file_entry
 
 
 def edit(folder, change):
@@ -96,6 +100,99 @@ def test_file_outside_the_folder_is_refused(engine_folder):
         Manifest.load(engine_folder)
 
 
+def test_link_out_of_the_folder_is_refused_with_the_cure(engine_folder, tmp_path):
+    """As the hub's cache lays files out: the folder alone could not be moved."""
+    blob = tmp_path / "blobs" / "0123"
+    blob.parent.mkdir()
+    (engine_folder / "decoder.onnx").rename(blob)
+    (engine_folder / "decoder.onnx").symlink_to(blob)
+    with pytest.raises(EngineError, match=r"decoder\.onnx is a link to .*0123, .* `cp -rL"):
+        Manifest.load(engine_folder)
+
+
+def test_link_within_the_folder_is_a_file_of_it(engine_folder):
+    (engine_folder / "decoder.onnx").rename(engine_folder / "other.onnx")
+    (engine_folder / "decoder.onnx").symlink_to("other.onnx")
+    assert Manifest.load(engine_folder).name == "molmo2-nano"
+
+
+def test_link_to_nowhere_is_refused(engine_folder):
+    (engine_folder / "tokenizer.json").unlink()
+    (engine_folder / "tokenizer.json").symlink_to("gone.json")
+    with pytest.raises(EngineError, match=r"tokenizer\.json is missing"):
+        Manifest.load(engine_folder)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "../weights.bin", "/data/weights.bin"])
+def test_graph_that_reads_weights_that_the_manifest_does_not_list_is_refused(
+    engine_folder, vouch_for, name
+):
+    path = engine_folder / "vision.onnx"
+    graph = onnx.load(path)
+    onnx.save(graph, path, save_as_external_data=True, location="weights.bin", size_threshold=1024)
+    graph = onnx.load(path, load_external_data=False)
+    for tensor in graph.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = name if entry.key == "location" else entry.value
+    path.write_bytes(graph.SerializeToString())
+    vouch_for(engine_folder, "vision.onnx")
+    with pytest.raises(EngineError, match=rf"reads weights from {name}, which manifest\.json does"):
+        Manifest.load(engine_folder)
+
+
+def test_weights_beside_the_graph_are_taken_where_the_manifest_lists_them(engine_folder, vouch_for):
+    path = engine_folder / "vision.onnx"
+    graph = onnx.load(path)
+    onnx.save(graph, path, save_as_external_data=True, location="weights.bin", size_threshold=1024)
+    for name in ("vision.onnx", "weights.bin"):
+        vouch_for(engine_folder, name)
+    assert verify_golden(load_engine(engine_folder, threads=1)) < 1e-4
+
+
+def test_graph_of_another_form_than_the_manifest_says_is_refused(engine_folder, vouch_for):
+    path = engine_folder / "decoder.onnx"
+    graph = onnx.load(path)
+    graph.opset_import[0].version = 20
+    onnx.save(graph, path)
+    vouch_for(engine_folder, "decoder.onnx")
+    with pytest.raises(EngineError, match=r"decoder\.onnx has opset 20, .* 'fused' of opset 23: "):
+        Manifest.load(engine_folder)
+
+
+@pytest.mark.parametrize("name", ["decoder.onnx", "golden.npz", "manifest.json"])
+def test_copy_that_was_interrupted_is_refused(engine_folder, tmp_path, name):
+    """Files are copied in some order; whichever is not there yet, nothing is loaded."""
+    half = tmp_path / "half"
+    half.mkdir()
+    for path in engine_folder.iterdir():
+        if path.name != name:
+            shutil.copy(path, half)
+    with pytest.raises(EngineError, match=rf"{name}"):
+        load_engine(half)
+
+
+def test_checksum_tells_files_apart_and_not_what_is_said_about_them(engine_folder):
+    manifest = Manifest.load(engine_folder)
+    assert replace(manifest, name="other").checksum == manifest.checksum
+    entry = replace(manifest.files["decoder.onnx"], sha256="0" * 64)
+    changed = replace(manifest, files={**manifest.files, "decoder.onnx": entry})
+    assert changed.checksum != manifest.checksum
+    assert len(manifest.checksum) == 64
+
+
+def test_precision_names_what_is_quantised():
+    manifest = Manifest.load(NANO)
+    assert manifest.precision == "float32"
+    facts = QuantizedFacts(scheme="int4", operator="MatMulNBits", block=32)
+    assert replace(manifest, quantized={"decoder": facts}).precision == "float32, decoder int4"
+
+
+def test_shipped_engine_says_on_what_terms_its_weights_may_be_used():
+    source = Manifest.load(NANO).source
+    assert source.license == "Apache-2.0"
+    assert source.weights_sha256 == file_entry(NANO / "checkpoint" / "model.safetensors").sha256
+
+
 def curves(scores, probabilities):
     """A calibration as JSON."""
     curve = {"scores": scores, "probabilities": probabilities, "num_points": 5}
@@ -104,6 +201,10 @@ def curves(scores, probabilities):
 
 
 CURVES = curves([0.1, 0.2], [0.5, 0.9])
+
+
+QUANTIZED = {"scheme": "int4", "operator": "MatMulNBits", "block": 32}
+ACCURACY = {"before": {}, "after": {}, "largest_drop": 0.02, "scenes": 100, "seed": 0}
 
 
 def test_manifest_without_a_calibration_is_read(engine_folder):
@@ -162,6 +263,23 @@ def set_at(path, value):
         ("form", "melted", "form is 'melted', expected one of fused, decomposed"),
         ("dtype", "float8", "dtype is 'float8', expected one of float32, float16, bfloat16"),
         ("quantized", {"decoder": {"scheme": "int4"}}, "decoder: key block, operator is missing"),
+        ("opset", 20, "form is 'fused' with opset 20, expected opset 23 or later for 'fused'"),
+        ("form", "decomposed", "form is 'decomposed' with opset 23"),
+        ("golden", {"file": "golden.npz", "logit_tolerance": 0}, "logit_tolerance is 0"),
+        (
+            "golden",
+            {"file": "golden.npz", "feature_tolerance": float("inf")},
+            "feature_tolerance is inf, expected a number above 0",
+        ),
+        ("quantized", {"tower": QUANTIZED}, "quantized has tower: .* expected vision or decoder"),
+        (
+            "quantized",
+            {"vision": {**QUANTIZED, "scheme": "int3"}},
+            "scheme='int3'.*a scheme of",
+        ),
+        ("quantized", {"vision": {**QUANTIZED, "block": -1}}, "block=-1.*a block of 0 or more"),
+        ("accuracy", {**ACCURACY, "largest_drop": 2}, "accuracy: largest_drop is 2.0, expected 0"),
+        ("accuracy", {**ACCURACY, "seeds": 2}, "accuracy: unknown key seeds"),
         ("source", {"licence": "MIT"}, "source: unknown key licence, known are checkpoint"),
         ("skills", ["juggle"], r"unknown skills \['juggle'\], known are"),
         ("golden", {"file": "other.npz"}, r"files lacks other\.npz"),

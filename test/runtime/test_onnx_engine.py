@@ -1,5 +1,6 @@
 """The ONNX engine: caches, branches, features, and graphs that do not load."""
 
+import json
 import shutil
 import sys
 from types import ModuleType
@@ -10,6 +11,7 @@ import pytest
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import NANO, load_engine
+from molmo2_ros.runtime.manifest import FILE_NAME
 from molmo2_ros.runtime.onnx_session import PROVIDERS, DeviceLostError, check_device, choose_device
 
 UNSEEN = np.finfo(np.float32).min
@@ -206,10 +208,25 @@ def test_folder_that_does_not_exist_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["vision.onnx", "decoder.onnx"])
 def test_graph_that_does_not_load_is_reported_with_the_cure(engine_folder, vouch_for, name):
     graph = engine_folder / name
-    graph.write_bytes(graph.read_bytes()[: graph.stat().st_size // 2])
+    graph.write_bytes(graph.read_bytes().replace(b"MatMul", b"MutMal"))
     vouch_for(engine_folder, name)
     with pytest.raises(EngineError, match=rf"{name} does not load in onnxruntime .*fetch the fold"):
         load_engine(engine_folder)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_graph_of_another_precision_than_the_manifest_says_is_refused(engine_folder, dtype):
+    path = engine_folder / FILE_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": dtype}))
+    with pytest.raises(
+        EngineError,
+        match=rf"takes attn_bias as tensor\(float\), the manifest says {dtype}: they",
+    ):
+        load_engine(engine_folder)
+
+
+def test_engine_tells_its_runtime(nano):
+    assert nano.runtime == f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
 
 
 def test_graph_with_other_inputs_is_refused(engine_folder, vouch_for):
