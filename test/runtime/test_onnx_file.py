@@ -50,6 +50,16 @@ def test_file_of_weights_is_named_whatever_its_name(tmp_path_factory, name):
     assert read_onnx_facts(path).external == {name}
 
 
+def test_every_file_of_weights_is_named(tmp_path):
+    graph = onnx.load(saved(tmp_path / "a.onnx", ("", 23), location="a"), load_external_data=False)
+    for name in ("b", "a", "c"):
+        weight = graph.graph.initializer.add()
+        weight.CopyFrom(graph.graph.initializer[0])
+        weight.external_data[0].value = name
+    (tmp_path / "a.onnx").write_bytes(graph.SerializeToString())
+    assert read_onnx_facts(tmp_path / "a.onnx").external == {"a", "b", "c"}
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00", b"not a graph at all", b"\xff" * 20, b"\x08"])
 def test_file_that_is_no_graph_is_refused(tmp_path, content):
     path = tmp_path / "a.onnx"
