@@ -16,7 +16,7 @@ import numpy.typing as npt
 from molmo2_ros.runtime.manifest import Manifest
 
 NANO = Path(__file__).parents[1] / "engines" / "nano"  # the shipped engine
-DEVICES = ("auto", "cpu", "cuda")  # where an engine may be asked to run
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")  # where an engine may be asked to run
 KV = Any  # engine-owned handle of keys and values; opaque to everyone else
 
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     folder: Path  # holds tokenizer.json and the golden example
     manifest: Manifest
-    device: str  # where it runs: "cpu" or "cuda"
+    device: str  # where it runs: one of DEVICES but "auto"
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
@@ -84,7 +84,8 @@ def load_engine(
         path: the folder; None or "nano" for molmo2-nano, which the package ships ("./nano" is a
             folder of that name).
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
-        device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts.
+        device: "cpu", "cuda", "tensorrt" or "tensorrt-rtx" (ONNX Runtime's execution providers of
+            these names), or "auto" for CUDA where ONNX Runtime offers it and it starts.
 
     Raises:
         EngineError: the folder, a file of it, the device, or the runtime that it needs is missing
