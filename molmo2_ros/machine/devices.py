@@ -7,9 +7,18 @@ from dataclasses import dataclass, field
 
 from molmo2_ros.errors import ConfigError
 
-GB = 1e9
 # Kept for the system, ROS and CUDA's own libraries. An assumption, not measured.
 _RESERVE_SHARED_GB, _RESERVE_OWN_GB = 1.2, 0.6
+
+
+def usable_gb(memory_gb: float, *, shared: bool) -> float:
+    """Memory that is left for a model.
+
+    Args:
+        memory_gb: all of it.
+        shared: whether the system lives in the same memory.
+    """
+    return memory_gb - (_RESERVE_SHARED_GB if shared else _RESERVE_OWN_GB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +39,7 @@ class Device:
     @property
     def usable_gb(self) -> float:
         """Memory that is left for a model."""
-        return self.memory_gb - (_RESERVE_SHARED_GB if self.shared else _RESERVE_OWN_GB)
+        return usable_gb(self.memory_gb, shared=self.shared)
 
 
 # NVIDIA's own runtime for language models of this size, as published for JetPack 7.2: decoding

@@ -23,6 +23,7 @@ class Precision:
 PRECISIONS = {
     precision.name: precision
     for precision in (
+        Precision(name="fp32", block_bytes=4, head_bytes=4, value_bytes=4),
         Precision(name="bf16", block_bytes=2, head_bytes=2),
         Precision(name="fp16", block_bytes=2, head_bytes=2),
         Precision(name="int8", block_bytes=1, head_bytes=1),

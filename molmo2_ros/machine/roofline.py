@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from molmo2_ros.errors import ConfigError
-from molmo2_ros.machine.devices import GB, Device
+from molmo2_ros.machine.devices import Device
+from molmo2_ros.machine.facts import GB
 from molmo2_ros.machine.models import Architecture
 from molmo2_ros.machine.precision import Precision
 
