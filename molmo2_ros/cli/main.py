@@ -18,6 +18,7 @@ examples:
   molmo2 ask table.mp4 "Track the red mug" --out tracked.mp4
   molmo2 ask photo.jpg "How many mugs are there?"
   molmo2 ask frames/ "Point to the lemon" --json
+  molmo2 doctor
 
 `molmo2 COMMAND --help` tells more of a command.
 """

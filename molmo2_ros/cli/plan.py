@@ -38,7 +38,7 @@ def as_plan_table(plan: Plan) -> str:
         f"memory: {memory.total / GB:.2f} GB (weights {memory.weights / GB:.2f}, cache "
         f"{memory.kv / GB:.2f}, activations {memory.activations / GB:.2f}) of "
         f"{plan.device.usable_gb:.1f} usable: {'fits' if plan.fits else 'does not fit'}",
-        "likely: the bound by what NVIDIA's own runtime reaches of it on this device; - unknown",
+        "likely: by the share that NVIDIA's own runtime reaches on this device; - unknown",
     ]
     return "\n".join(lines)
 

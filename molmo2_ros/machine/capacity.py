@@ -1,4 +1,4 @@
-"""Judges memory against every model and precision, disk space, and the engine that was asked for."""
+"""Judges memory against every model and precision, disk space, and an engine that has to run."""
 
 from __future__ import annotations
 

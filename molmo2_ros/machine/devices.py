@@ -32,8 +32,8 @@ class Device:
     shared: bool  # whether the system lives in the same memory
     bandwidth_gbs: float  # 10^9 bytes a second
     tflops: float  # float16, dense, with float32 sums; 10^12 operations a second
-    # Share of the bound that is reached elsewhere, by "vision", "prefill" and "token"; none known
-    # where a stage is absent.
+    # Share that others reach: of arithmetic for "vision" and "prefill", of bandwidth for "token".
+    # Nothing is known of a stage that is absent.
     reached: Mapping[str, float] = field(default_factory=dict)
 
     @property

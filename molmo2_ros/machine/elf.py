@@ -16,6 +16,7 @@ from molmo2_ros.errors import DataError
 _ELF_64_LITTLE = b"\x7fELF\x02\x01"
 _DYNAMIC_NEEDED = 1
 _FATBIN_MAGIC = struct.pack("<I", 0xBA55ED50)
+_FATBIN_HEADER, _ENTRY_HEADER = 16, 64  # bytes; no progress is smaller, whatever a file says
 _PTX, _CUBIN = 1, 2  # kinds of an entry of a fat binary
 # From the next generation on a cubin does not run; nor does a desktop's on a Tegra chip, or back.
 _TEGRA = frozenset({53, 62, 72, 87, 101, 110})
@@ -41,7 +42,7 @@ def read_library(path: Path) -> GpuLibrary:
             sections = _sections(m)
             kernels = set(_kernels(m, *sections.get(".nv_fatbin", (0, 0))))
             needs = tuple(_needed(m, sections))
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, IndexError, OverflowError, struct.error) as error:
         raise DataError(
             f"{path} cannot be read as a shared library ({error}), expected 64-bit ELF; install "
             "the package that it belongs to again"
@@ -107,11 +108,12 @@ def _kernels(m: mmap.mmap, offset: int, size: int) -> Iterator[tuple[int, int]]:
     place = m.find(_FATBIN_MAGIC, offset, end)
     while place >= 0:
         header_size, body_size = struct.unpack_from("<HQ", m, place + 6)
-        entry, place = place + header_size, place + header_size + body_size
+        entry = place + header_size
+        place = max(entry + body_size, place + _FATBIN_HEADER)
         while entry < min(place, end):
             kind, entry_header, entry_size = struct.unpack_from("<H2xIQ", m, entry)
             yield kind, struct.unpack_from("<I", m, entry + 28)[0]
-            entry += max(entry_header + entry_size, 1)
+            entry += max(entry_header + entry_size, _ENTRY_HEADER)
         place = m.find(_FATBIN_MAGIC, place, end)
 
 

@@ -134,7 +134,7 @@ class Outside:
     def number(self, path: str) -> int | None:
         """A file that holds one number."""
         text = self.text(path).strip()
-        return int(text) if text.isdigit() else None
+        return int(text) if text.isdecimal() else None
 
     def output(self, command: Sequence[str]) -> str:
         """What a command prints, "" where it fails."""

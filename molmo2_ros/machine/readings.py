@@ -31,7 +31,7 @@ def read_nvidia_smi(text: str) -> tuple[Gpu, ...]:
         Gpu(
             name=name,
             sm=_capability(capability),
-            memory_gb=int(memory) * 2**20 / GB if memory.isdigit() else None,
+            memory_gb=int(memory) * 2**20 / GB if memory.isdecimal() else None,
             driver=driver if re.match(r"\d", driver) else "",
         )
         for name, capability, memory, driver in (row for row in rows if len(row) == 4)
@@ -45,7 +45,7 @@ def read_driver(version_text: str, information: list[str]) -> tuple[Gpu, ...]:
         version_text: of the file `version`.
         information: of the file `information` of each GPU.
     """
-    found = re.search(r"Kernel Module\D*?(\d+(?:\.\d+)+)", version_text)
+    found = re.search(r"^NVRM version:.*?\s(\d{3,}\.[\d.]+)", version_text, re.MULTILINE)
     names = [re.search(r"^Model:\s*(.+)$", text, re.MULTILINE) for text in information]
     driver = found[1] if found else ""
     return tuple(

@@ -153,14 +153,13 @@ def plan(
     def stage(name: str, flops: float, num_bytes: float) -> Stage:
         arithmetic_s = flops / (device.tflops * _TERA)
         bandwidth_s = num_bytes / (device.bandwidth_gbs * GB)
-        reached = device.reached.get(name)
         return Stage(
             name=name,
             flops=flops,
             bytes=num_bytes,
             arithmetic_s=arithmetic_s,
             bandwidth_s=bandwidth_s,
-            likely_s=None if reached is None else max(arithmetic_s, bandwidth_s) / reached,
+            likely_s=_likely_s(name, arithmetic_s, bandwidth_s, device.reached.get(name)),
         )
 
     def answering(name: str, tokens: int) -> Stage:
@@ -179,6 +178,17 @@ def plan(
         verify=answering("verify", workload.verify_tokens),
         memory=memory_of(model, precision, workload),
     )
+
+
+def _likely_s(
+    name: str, arithmetic_s: float, bandwidth_s: float, reached: float | None
+) -> float | None:
+    """Seconds by the share that others reach: of bandwidth for a token, else of arithmetic."""
+    if reached is None:
+        return None
+    if name == "token":
+        return max(arithmetic_s, bandwidth_s / reached)
+    return max(arithmetic_s / reached, bandwidth_s)
 
 
 def memory_of(model: Architecture, precision: Precision, workload: Workload) -> Memory:
