@@ -13,8 +13,9 @@ from molmo2_ros.machine.facts import GB, Machine
 from molmo2_ros.machine.models import MODELS, Architecture, find_model, of_engine
 from molmo2_ros.machine.precision import PRECISIONS, precision_of
 from molmo2_ros.machine.roofline import Workload, memory_of
+from molmo2_ros.machine.runtimes import startable
 from molmo2_ros.runtime.manifest import Manifest
-from molmo2_ros.runtime.providers import PROVIDERS, check_fit
+from molmo2_ros.runtime.providers import check_fit
 
 _ON_GPU, _ON_CPU = ("bf16", "int8", "int4"), ("fp32", "int8", "int4")
 _ROOM_GB = 20  # a 4B checkpoint beside the engine that is made of it
@@ -122,19 +123,16 @@ def _engine(machine: Machine, folder: Path) -> Iterator[Check]:
 
 
 def _engine_runs(machine: Machine, manifest: Manifest) -> Check:
-    runtime, reasons, devices = machine.onnxruntime, [], []
-    for device, provider in PROVIDERS.items():
-        if provider not in runtime.providers or not runtime.package.works:
-            continue
+    """A line about the devices that are there and run the engine, or why none does."""
+    version, reasons, devices = machine.onnxruntime.package.version, [], []
+    for device in startable(machine):
         try:
-            check_fit(manifest, device, runtime.package.version)
+            check_fit(manifest, device, version)
             devices.append(device)
         except EngineError as error:
             reasons.append(str(error))
     if devices:
-        return ok(
-            "engine.runtime", f"onnxruntime {runtime.package.version} on {', '.join(devices)}"
-        )
+        return ok("engine.runtime", f"onnxruntime {version} on {', '.join(devices)}")
     why = "; ".join(reasons) or "no onnxruntime that can be imported"
     return fail("engine.runtime", why, "pip install -U onnxruntime")
 

@@ -34,6 +34,21 @@ def check_runtimes(machine: Machine) -> list[Check]:
     ]
 
 
+def startable(machine: Machine) -> list[str]:
+    """Devices whose provider is there and, by all that can be told without trying, starts."""
+    runtime, gpu = machine.onnxruntime, machine.gpu
+    if not runtime.package.works:
+        return []
+    devices = ["cpu"] if PROVIDERS["cpu"] in runtime.providers else []
+    if gpu is not None and _has_kernels(machine) and not _missing(machine, PROVIDERS["cuda"]):
+        devices += ["cuda"] if PROVIDERS["cuda"] in runtime.providers else []
+        if not _missing(machine, PROVIDERS["tensorrt"]):
+            devices += ["tensorrt"] if PROVIDERS["tensorrt"] in runtime.providers else []
+    if runtime.plugin.works and runtime.plugin_gpus:
+        devices.append("tensorrt-rtx")
+    return devices
+
+
 def _system(machine: Machine) -> Iterator[Check]:
     jetson = machine.jetson
     if jetson is None:
@@ -143,7 +158,7 @@ def _cuda_provider(machine: Machine) -> Iterator[Check]:
         yield warn(name, "this onnxruntime was built without CUDA: engines run on the CPU", cure)
         return
     library = runtime.libraries.get(PROVIDERS["cuda"])
-    if library is not None and gpu.sm is not None and not runs_on(library, gpu.sm):
+    if library is not None and not _has_kernels(machine):
         known = ", ".join(map(str, sorted(library.cubins | library.ptx))) or "none"
         found = f"its kernels are for sm {known}, and this GPU is sm {gpu.sm}: none would run"
         yield fail(name, found, cure)
@@ -211,6 +226,12 @@ def _tensorrt(machine: Machine) -> Iterator[Check]:
         yield ok(name, f"{package.version}, builds {form} exports")
     if machine.tensorrt_rtx.works:
         yield ok("tensorrt-rtx", f"{machine.tensorrt_rtx.version}")
+
+
+def _has_kernels(machine: Machine) -> bool:
+    """Whether CUDA's provider has kernels for the GPU; in doubt it is said to have them."""
+    library, gpu = machine.onnxruntime.libraries.get(PROVIDERS["cuda"]), machine.gpu
+    return library is None or gpu is None or gpu.sm is None or runs_on(library, gpu.sm)
 
 
 def _missing(machine: Machine, provider: str) -> list[str]:

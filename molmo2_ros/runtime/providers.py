@@ -41,6 +41,7 @@ LOST = {  # what a provider that is there and does not start is short of
     "driver for CUDA 13; `molmo2 doctor` tells what is there",
 }
 _COMPILE = ("tensorrt", "tensorrt-rtx")  # devices that compile an engine before its first answer
+_MOST_IN_MESSAGE = 2**31 - 2**24  # bytes of weights
 _OTHER_FORM = "or export the checkpoint again with `--form decomposed`, which older ones run"
 
 
@@ -155,10 +156,16 @@ def provider_options(manifest: Manifest, graph: str, device: str, cache: Path) -
         return {}
     bounds = ("min", "opt", "max")
     profiles = dict(zip(bounds, profile_shapes(manifest, graph), strict=True))
+    # A protobuf message ends at 2 GB: larger graphs are handed over without their weights.
+    apart = _num_bytes(manifest, graph) > _MOST_IN_MESSAGE
     if device == "tensorrt-rtx":
-        shapes = {f"nv_profile_{bound}_shapes": text for bound, text in profiles.items()}
-        return {**shapes, "nv_runtime_cache_path": str(cache)}
+        return {
+            **{f"nv_profile_{bound}_shapes": text for bound, text in profiles.items()},
+            "nv_runtime_cache_path": str(cache),
+            "nv_use_external_data_initializer": str(int(apart)),
+        }
     return {
+        "trt_load_user_initializer": str(int(apart)),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(cache),
         "trt_engine_cache_prefix": graph,
@@ -169,3 +176,8 @@ def provider_options(manifest: Manifest, graph: str, device: str, cache: Path) -
         "trt_bf16_enable": str(int(manifest.dtype == "bfloat16")),
         **{f"trt_profile_{bound}_shapes": text for bound, text in profiles.items()},
     }
+
+
+def _num_bytes(manifest: Manifest, graph: str) -> int:
+    """Size of a graph and the files that hold its weights."""
+    return sum(e.bytes for name, e in manifest.files.items() if name.startswith(f"{graph}."))

@@ -62,6 +62,12 @@ def test_an_old_onnxruntime_on_orin_runs_a_fused_engine_on_the_cpu_alone(machine
     assert lines(machines["agx-orin"], NANO)["engine.runtime"].found.endswith("1.23.0 on cpu")
 
 
+def test_an_engine_is_said_to_run_where_its_providers_start(machines):
+    """Thor's wheel has no kernels for it; fused float32 has none in TensorRT-RTX."""
+    assert lines(machines["thor"], NANO)["engine.runtime"].found.endswith("1.31.1 on cpu")
+    assert lines(machines["desktop"], NANO)["engine.runtime"].found.endswith("on cpu, cuda")
+
+
 def test_an_altered_engine_fails(machines, engine_folder):
     with (engine_folder / "decoder.onnx").open("r+b") as graph:
         graph.write(b"spoilt")

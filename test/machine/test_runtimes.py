@@ -7,7 +7,7 @@ import pytest
 from molmo2_ros.machine import probes
 from molmo2_ros.machine.facts import ABSENT, Package
 from molmo2_ros.machine.probes import probe
-from molmo2_ros.machine.runtimes import check_runtimes
+from molmo2_ros.machine.runtimes import check_runtimes, startable
 
 
 def lines(machine):
@@ -40,6 +40,19 @@ def test_pips_wheel_on_orin_has_no_kernel_for_it_either(machines):
     told = lines(replace(machines["agx-orin"], onnxruntime=wheel))
     assert told["onnxruntime.cuda"].state == "fail"
     assert "this GPU is sm 87: none would run" in told["onnxruntime.cuda"].found
+
+
+def test_devices_that_start_are_those_with_kernels_and_libraries(machines):
+    desktop = machines["desktop"]
+    assert startable(machines["agx-orin"]) == ["cpu", "cuda"]
+    assert startable(machines["thor"]) == startable(machines["laptop"]) == ["cpu"]
+    assert startable(desktop) == ["cpu", "cuda", "tensorrt-rtx"]
+    nvinfer = {"libnvinfer.so.10", "libnvonnxparser.so.10"}
+    complete = replace(desktop, loadable=desktop.loadable | nvinfer)
+    assert startable(complete) == ["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
+    assert lines(complete)["onnxruntime.tensorrt"].state == "ok"
+    bare = replace(complete, loadable=nvinfer)
+    assert startable(bare) == ["cpu", "tensorrt-rtx"]
 
 
 def test_numpy_2_beside_apts_cv_bridge_is_a_trap(machines):

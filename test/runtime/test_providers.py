@@ -12,7 +12,7 @@ import pytest
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import DEVICES, NANO, load_engine
-from molmo2_ros.runtime.manifest import Manifest, SamplingFacts, TextFacts
+from molmo2_ros.runtime.manifest import FileEntry, Manifest, SamplingFacts, TextFacts
 from molmo2_ros.runtime.onnx_session import (
     DeviceLostError,
     choose_device,
@@ -40,6 +40,7 @@ TENSORRT_OPTIONS = {
     "trt_engine_cache_path",
     "trt_engine_cache_prefix",
     "trt_fp16_enable",
+    "trt_load_user_initializer",
     "trt_profile_max_shapes",
     "trt_profile_min_shapes",
     "trt_profile_opt_shapes",
@@ -51,6 +52,7 @@ RTX_OPTIONS = {
     "nv_profile_min_shapes",
     "nv_profile_opt_shapes",
     "nv_runtime_cache_path",
+    "nv_use_external_data_initializer",
 }
 
 
@@ -168,6 +170,22 @@ def test_tensorrt_keeps_the_types_of_the_file_and_its_work_in_the_cache(released
         replace(released, dtype="float32"), "decoder", "tensorrt", Path("/cache")
     )
     assert (plain["trt_fp16_enable"], plain["trt_bf16_enable"]) == ("0", "0")
+
+
+def test_weights_above_the_limit_of_a_message_are_handed_over_apart(released):
+    data = FileEntry(sha256="0" * 64, bytes=2**31)
+    large = replace(released, files={**released.files, "decoder.onnx.data": data})
+    for engine, graph, apart in (
+        (large, "decoder", "1"),
+        (large, "vision", "0"),
+        (released, "decoder", "0"),
+    ):
+        told = [
+            provider_options(engine, graph, device, Path("/cache"))
+            for device in ("tensorrt", "tensorrt-rtx")
+        ]
+        assert told[0]["trt_load_user_initializer"] == apart
+        assert told[1]["nv_use_external_data_initializer"] == apart
 
 
 def parsed(text):
