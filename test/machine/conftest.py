@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from molmo2_ros.machine import probes
-from molmo2_ros.machine.probes import Output, Outside, probe
+from molmo2_ros.machine.outside import Output, Outside
+from molmo2_ros.machine.probes import probe
 from molmo2_ros.runtime.engine import NANO
 
 CAPI = "opt/venv/onnxruntime/capi"

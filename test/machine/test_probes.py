@@ -8,9 +8,11 @@ import numpy
 import onnxruntime
 import pytest
 
+from molmo2_ros.machine import outside as outside_module
 from molmo2_ros.machine import probes
 from molmo2_ros.machine.facts import ABSENT, Package
-from molmo2_ros.machine.probes import Outside, probe, run_command
+from molmo2_ros.machine.outside import Outside, run_command
+from molmo2_ros.machine.probes import probe
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_a_package_that_takes_its_process_down_is_only_reported():
 
 
 def test_a_command_that_is_not_there_or_hangs_is_no_output(monkeypatch):
-    monkeypatch.setattr(probes, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(outside_module, "_PATIENCE_S", 0.2)
     assert run_command(("no-such-command",)).status == 127
     assert run_command(("sleep", "5")).status == 124
     assert Outside().output(("false",)) == ""
