@@ -167,7 +167,7 @@ def _lost(device: str, why: str) -> DeviceLostError:
 def _providers(device: str, told: dict[str, str], options: Any) -> list[Any] | None:
     """The providers of a session by preference; None where they stand in its options instead."""
     if device == "tensorrt-rtx":
-        options.add_provider_for_devices(_plug_in(), told)
+        options.add_provider_for_devices(_plug_in()[:1], told)  # CUDA_VISIBLE_DEVICES chooses
         return None
     wanted: list[Any] = []
     if device != "cpu":
@@ -199,6 +199,7 @@ def _plug_in() -> list[Any]:
         onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
     devices = _devices_of(name)
     if not devices:
+        onnxruntime.unregister_execution_provider_library(name)  # so that it can be tried again
         raise RuntimeError("it finds no GPU that it takes")
     return devices
 

@@ -6,6 +6,7 @@ Data only: nothing here imports onnxruntime, so that `molmo2 doctor` and tests a
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.manifest import Manifest
 from molmo2_ros.runtime.provider_shapes import profile_shapes
 
+_LOG = logging.getLogger(__name__)
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -134,6 +136,8 @@ def make_cache(manifest: Manifest, device: str, environ: Mapping[str, str] = os.
                 f"{folder} cannot be made ({error}), and {device} keeps there what it compiles; "
                 "name a folder that can be written to: export MOLMO2_ROS_CACHE=FOLDER"
             ) from error
+        if not any(folder.iterdir()):
+            _LOG.info("%s compiles %s, which takes minutes, once", device, manifest.name)
     return folder
 
 

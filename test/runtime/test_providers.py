@@ -233,7 +233,7 @@ def test_the_real_graphs_take_the_shapes_that_providers_are_told(manifest, graph
     assert first.shape[-1] in (manifest.text.vocab_size, manifest.vision.feature_width)
 
 
-def test_the_cache_is_apart_for_each_device_and_each_state_of_the_files(manifest, tmp_path):
+def test_the_cache_is_apart_for_each_device_and_each_state_of_the_files(manifest, tmp_path, caplog):
     environ = {"HOME": "/home/robot"}
     folder = cache_folder(manifest, "tensorrt", environ)
     assert str(folder).startswith("/home/robot/.cache/molmo2_ros/tensorrt/molmo2-nano-")
@@ -243,8 +243,10 @@ def test_the_cache_is_apart_for_each_device_and_each_state_of_the_files(manifest
     chosen = {**environ, "XDG_CACHE_HOME": "/var/cache"}
     assert cache_folder(manifest, "tensorrt", chosen).parents[1] == Path("/var/cache/molmo2_ros")
     chosen["MOLMO2_ROS_CACHE"] = str(tmp_path / "engines")
-    made = make_cache(manifest, "tensorrt", chosen)
+    with caplog.at_level("INFO"):
+        made = make_cache(manifest, "tensorrt", chosen)
     assert made.is_dir()
+    assert "tensorrt compiles molmo2-nano, which takes minutes, once" in caplog.text
     assert made.parents[1] == tmp_path / "engines"
 
 
