@@ -41,7 +41,7 @@ def test_ros_is_found_without_being_imported_here(here):
     import rclpy.utilities
 
     assert here.ros.rclpy.works
-    assert here.ros.distro in ("jazzy", "kilted")
+    assert here.ros.distro
     assert here.ros.rmw == rclpy.utilities.get_rmw_implementation_identifier()
 
 
