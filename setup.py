@@ -90,7 +90,7 @@ setup(
         "gpu": GPU,
         "tensorrt": ["tensorrt>=10.3"],
         # A provider that is plugged into the plain onnxruntime; NVIDIA's licence, not ours.
-        "tensorrt-rtx": ["onnxruntime>=1.24", "onnxruntime-ep-nv-tensorrt-rtx-cu13"],
+        "gpu-rtx": ["onnxruntime>=1.24", "onnxruntime-ep-nv-tensorrt-rtx-cu13"],
         "training": TRAINING,
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
         # extra of this name lists it.
