@@ -99,6 +99,8 @@ setup(
         # On a Jetson TensorRT comes with JetPack, and only the second is wanted.
         "tensorrt": ["tensorrt>=10.3,<12", "cuda-bindings>=12.8"],
         "tensorrt-rtx": TENSORRT_RTX,
+        # A provider that is plugged into the plain onnxruntime; NVIDIA's licence, not ours.
+        "gpu-rtx": ["onnxruntime>=1.24", "onnxruntime-ep-nv-tensorrt-rtx-cu13"],
         "training": TRAINING,
         "modelopt": ["nvidia-modelopt>=0.47"],  # FP8 and NVFP4 weights for TensorRT
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an

@@ -267,6 +267,7 @@ def requirements_of(wheel, *extras):
         (("cpu",), {"onnxruntime"}),
         (("gpu",), {"onnxruntime-gpu"}),
         (("gpu", "ros", "simulation", "training"), {"onnxruntime-gpu"}),
+        (("gpu-rtx",), {"onnxruntime", "onnxruntime-ep-nv-tensorrt-rtx-cu13"}),
         (("test",), {"onnxruntime"}),
     ],
 )

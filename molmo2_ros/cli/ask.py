@@ -108,7 +108,8 @@ def add_parser(commands: Any) -> None:
         "--device",
         choices=DEVICES,
         default="auto",
-        help="where the model runs (default: auto, CUDA where onnxruntime offers it)",
+        help="where the model runs (default: auto, CUDA where onnxruntime offers it; see "
+        "`molmo2 doctor`)",
     )
     parser.add_argument(
         "--self-test",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from molmo2_ros.cli import ask, build_engine, export, quantize, verify
+from molmo2_ros.cli import ask, build_engine, doctor, export, quantize, verify
 from molmo2_ros.errors import Molmo2Error
 
 EXIT_BAD_INPUT = 2  # argparse's own code for wrong arguments
@@ -18,6 +18,7 @@ examples:
   molmo2 ask table.mp4 "Track the red mug" --out tracked.mp4
   molmo2 ask photo.jpg "How many mugs are there?"
   molmo2 ask frames/ "Point to the lemon" --json
+  molmo2 doctor
 
 `molmo2 COMMAND --help` tells more of a command.
 """
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.add_parser(commands)
     export.add_parser(commands)
     verify.add_parser(commands)
+    doctor.add_parser(commands)
     return parser
 
 
@@ -48,11 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None for those of the process.
 
     Returns:
-        0, or 2 after one line on stderr that says what was wrong with the input.
+        0, what the command returns, or 2 after one line on stderr that says what was wrong with
+            the input.
     """
     options = build_parser().parse_args(arguments)
+    status = 0
     try:
-        options.run(options)
+        status = options.run(options) or 0
         sys.stdout.flush()
     except Molmo2Error as error:
         print(f"molmo2 {options.command}: error: {error}", file=sys.stderr)
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the output (`| head`) has seen enough; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return status
 
 
 def _version() -> str:

@@ -97,8 +97,10 @@ class GroundingParameters:
     )
     device: str = setting(
         "auto",
-        "Where the engine runs; `auto` takes CUDA where ONNX Runtime offers it and it starts, "
-        "`cuda` fails where it does not.",
+        "Where the engine runs, by ONNX Runtime's execution provider; `auto` takes CUDA where it "
+        "is offered and starts, else the CPU, each other name fails where it does not start. "
+        "`tensorrt` and `tensorrt-rtx` compile the engine first, once (`molmo2 doctor` tells what "
+        "this machine has).",
         choices=DEVICES,
     )
     threads: int = setting(

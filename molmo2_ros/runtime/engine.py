@@ -16,7 +16,7 @@ import numpy.typing as npt
 from molmo2_ros.runtime.manifest import Manifest
 
 NANO = Path(__file__).parents[1] / "engines" / "nano"  # the shipped engine
-DEVICES = ("auto", "cpu", "cuda")  # where an engine may be asked to run
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")  # where an engine may be asked to run
 KV = Any  # engine-owned handle of keys and values; opaque to everyone else
 Features = Any  # float32 [M, D]: an array, or what an engine keeps on its device and numpy reads
 
@@ -26,7 +26,7 @@ class Engine(Protocol):
 
     folder: Path  # holds tokenizer.json and the golden example
     manifest: Manifest
-    device: str  # where it runs: "cpu" or "cuda"
+    device: str  # where it runs: one of DEVICES but "auto"
     runtime: str  # what computes, with versions and, beside the folder's, hashes of what it reads
 
     def encode(
@@ -92,8 +92,9 @@ def load_engine(
         path: the folder; None or "nano" for molmo2-nano, which the package ships ("./nano" is a
             folder of that name).
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
-        device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts. For
-            both, TensorRT plans that `molmo2 build-engine` left in the folder come first.
+        device: "cpu", "cuda", "tensorrt" or "tensorrt-rtx" (ONNX Runtime's execution providers of
+            these names), or "auto" for CUDA where ONNX Runtime offers it and it starts. For "auto"
+            and "cuda", TensorRT plans that `molmo2 build-engine` left in the folder come first.
         rebuild: build such plans anew where they do not fit this machine, which takes minutes.
         self_test: what follows where the engine does not reproduce its golden example: "refuse",
             "warn" in the log, or "off" to leave it untested (see runtime/self_test.py).

@@ -21,17 +21,20 @@ from molmo2_ros.runtime.onnx_session import (
     DeviceLostError,
     check_dtype,
     choose_device,
+    fit_device,
+    memory_name,
     open_session,
     ort_value,
     runtime_name,
 )
+from molmo2_ros.runtime.providers import make_cache, provider_options
 
 _LOG = logging.getLogger(__name__)
 _VISION_INPUTS = ("patches", "pooling")
 _DECODER_INPUTS = ("input_ids", "visual_add", "position_ids", "attn_bias", "logit_indices")
 # Columns of cut tokens that may stay in a cache, masked, for each one that counts. On the CPU a
 # copy is paid once and they in every pass (docs/journal.md); on a GPU it goes through the host.
-_CUT_SHARE = {"cpu": 0.0, "cuda": 1.0}
+_CUT_SHARE = {"cpu": 0.0, "cuda": 1.0, "tensorrt": 1.0, "tensorrt-rtx": 1.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,11 +60,11 @@ class OnnxEngine:
     Args:
         folder: engine folder with a manifest.
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
-        device: "cpu", "cuda", or "auto" for CUDA where ONNX Runtime offers it and it starts.
+        device: one of `DEVICES`; "auto" takes CUDA where ONNX Runtime offers it and it starts.
 
     Raises:
-        EngineError: a missing or altered file, an unfit manifest, a graph that does not load, or a
-            device that is not there.
+        EngineError: a missing or altered file, an unfit manifest, a graph that does not load, a
+            device that is not there, or an ONNX Runtime that is too old for the engine on it.
     """
 
     def __init__(
@@ -73,6 +76,9 @@ class OnnxEngine:
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
         self._dtype = self.manifest.dtype
+        self.device, unfit = fit_device(self.manifest, device, self.device)
+        if unfit is not None:
+            _LOG.warning("%s. Going on with the CPU", unfit)
         num_tensors = 2 * self.manifest.text.num_layers
         self._past_names = _names("past", num_tensors)
         self._present_names = _names("present", num_tensors)
@@ -82,25 +88,23 @@ class OnnxEngine:
             if device != "auto":
                 raise
             _LOG.warning("%s. Going on with the CPU", error)
-            self.device = "cpu"
+            self.device, _ = fit_device(self.manifest, "cpu", "cpu")
             self._open(threads)
         self.runtime = runtime_name(self.device)
         self._cut_share = _CUT_SHARE[self.device]
         _LOG.info("loaded %s from %s on %s", self.manifest.name, self.folder, self.device)
 
     def _open(self, threads: int | None) -> None:
-        if self._dtype == "bfloat16" and self.device == "cpu":
-            raise EngineError(
-                f"{self.folder} is a bfloat16 engine, and ONNX Runtime's CPU provider has no "
-                "bfloat16 kernels; export it with --dtype float32 or float16, or run it on a GPU"
-            )
+        self._vision = self._open_graph("vision", threads, _VISION_INPUTS)
         inputs = (*_DECODER_INPUTS, *self._past_names)
-        self._vision = open_session(
-            self.folder / "vision.onnx", self.device, threads, _VISION_INPUTS
-        )
-        decoder = self.folder / "decoder.onnx"
-        self._decoder = open_session(decoder, self.device, threads, inputs)
-        check_dtype(self._decoder, decoder, self._dtype)
+        self._decoder = self._open_graph("decoder", threads, inputs)
+        check_dtype(self._decoder, self.folder / "decoder.onnx", self._dtype)
+
+    def _open_graph(self, graph: str, threads: int | None, inputs: tuple[str, ...]) -> Any:
+        """A session that knows what the device's provider is to be told of this engine."""
+        cache = make_cache(self.manifest, self.device)
+        told = provider_options(self.manifest, graph, self.device, cache)
+        return open_session(self.folder / f"{graph}.onnx", self.device, threads, inputs, told)
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
@@ -174,7 +178,7 @@ class OnnxEngine:
             binding.bind_ortvalue_input(name, tensor)
         binding.bind_output("logits", "cpu")
         for name in self._present_names:
-            binding.bind_output(name, self.device)
+            binding.bind_output(name, memory_name(self.device))
         binding.synchronize_inputs()
         self._decoder.run_with_iobinding(binding)
         binding.synchronize_outputs()

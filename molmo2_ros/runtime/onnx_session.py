@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,8 @@ import numpy.typing as npt
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import DEVICES
-from molmo2_ros.runtime.manifest import REBUILD
-
-_GPU_CURE = (
-    "on a machine with an NVIDIA GPU: `pip uninstall -y onnxruntime onnxruntime-gpu && pip install "
-    '"onnxruntime-gpu[cuda,cudnn]"` (the two write the same folder, so that only one may be there)'
-)
+from molmo2_ros.runtime.manifest import REBUILD, Manifest
+from molmo2_ros.runtime.providers import CURES, GPU_CURE, LOST, PLUGIN_MODULE, PROVIDERS, check_fit
 
 try:
     import onnxruntime
@@ -25,11 +24,10 @@ try:
 except ImportError as error:
     raise EngineError(
         f"onnxruntime cannot be imported ({error}); install it with `pip install onnxruntime`, "
-        f"{_GPU_CURE}"
+        f"{GPU_CURE}"
     ) from error
 
 _BFLOAT16 = 16  # as onnx.TensorProto counts
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class DeviceLostError(EngineError):
@@ -41,26 +39,63 @@ def choose_device(asked: str, available: Sequence[str] | None = None) -> str:
 
     Args:
         asked: one of `DEVICES`; "auto" takes CUDA where it is offered.
-        available: execution providers; None for those that ONNX Runtime was built with.
+        available: execution providers; None for those that ONNX Runtime was built with, and the
+            one that can be plugged in, where it is installed.
 
     Raises:
-        EngineError: an unknown device, or one that this ONNX Runtime was built without.
+        EngineError: an unknown device, or one whose provider is not there.
     """
     if asked not in DEVICES:
         raise EngineError(f"device is {asked!r}, expected one of {', '.join(DEVICES)}")
     if available is None:
-        available = onnxruntime.get_available_providers()
+        available = available_providers()
     if asked == "auto":
         return "cuda" if PROVIDERS["cuda"] in available else "cpu"
     if PROVIDERS[asked] not in available:
         raise EngineError(
             f"device is {asked!r}, which needs {PROVIDERS[asked]}, and this onnxruntime "
-            f"{onnxruntime.__version__} has {', '.join(available)}; {_GPU_CURE}, or ask for cpu"
+            f"{onnxruntime.__version__} has {', '.join(available)}; {CURES[asked]}, or ask for cpu"
         )
     return asked
 
 
-def open_session(path: Path, device: str, threads: int | None, inputs: Sequence[str]) -> Any:
+def available_providers() -> list[str]:
+    """Execution providers that can be asked for, whether or not they find their hardware."""
+    plugged = [] if find_spec(PLUGIN_MODULE) is None else [PROVIDERS["tensorrt-rtx"]]
+    return [*onnxruntime.get_available_providers(), *plugged]
+
+
+def fit_device(manifest: Manifest, asked: str, device: str) -> tuple[str, EngineError | None]:
+    """The device that an engine can run on with this ONNX Runtime.
+
+    Args:
+        manifest: of the engine.
+        asked: as the user asked; only "auto" may end on another device than `device`.
+        device: that `choose_device` made of it.
+
+    Returns:
+        the device, and why it is not `device`, None where it is.
+
+    Raises:
+        EngineError: this ONNX Runtime does not run the engine there.
+    """
+    try:
+        check_fit(manifest, device, onnxruntime.__version__)
+    except EngineError as error:
+        if asked != "auto" or device == "cpu":
+            raise
+        check_fit(manifest, "cpu", onnxruntime.__version__)
+        return "cpu", error
+    return device, None
+
+
+def open_session(
+    path: Path,
+    device: str,
+    threads: int | None,
+    inputs: Sequence[str],
+    provider_options: Mapping[str, str] | None = None,
+) -> Any:
     """A session that leaves the cores alone between two runs.
 
     Spinning threads answer a little sooner and burn the cores that the camera, the tracker and the
@@ -68,9 +103,10 @@ def open_session(path: Path, device: str, threads: int | None, inputs: Sequence[
 
     Args:
         path: of the graph.
-        device: "cpu" or "cuda".
+        device: one of `PROVIDERS`.
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
         inputs: names that the graph must have.
+        provider_options: what the device's provider is told, by `providers.provider_options`.
 
     Raises:
         EngineError: the graph does not load, has other inputs, or runs elsewhere
@@ -81,12 +117,8 @@ def open_session(path: Path, device: str, threads: int | None, inputs: Sequence[
         options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    providers: list[Any] = [PROVIDERS["cpu"]]
-    if device == "cuda":
-        _find_cuda()
-        # TF32 keeps ten bits: with it a float32 engine is no longer the one that was proven.
-        providers.insert(0, (PROVIDERS["cuda"], {"use_tf32": "0"}))
     try:
+        providers = _providers(device, dict(provider_options or {}), options)
         # Without its own fallback, which says so on stdout and goes on.
         session = InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own classes share no public parent
@@ -103,17 +135,22 @@ def open_session(path: Path, device: str, threads: int | None, inputs: Sequence[
     return session
 
 
+def memory_name(device: str) -> str:
+    """ONNX Runtime's name of the memory in which a device's values live."""
+    return "cpu" if device == "cpu" else "cuda"
+
+
 def ort_value(array: npt.NDArray[Any], device: str, dtype: str = "float32") -> Any:
     """An array as ONNX Runtime's own value on a device; on the CPU it shares the memory.
 
     Args:
         array: of `dtype`; the bits of bfloat16 as uint16, which stay on the CPU.
-        device: "cpu" or "cuda".
+        device: one of `PROVIDERS`.
         dtype: of a manifest.
     """
     if dtype == "bfloat16":
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array, device)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array, memory_name(device))
 
 
 def check_dtype(session: Any, path: Path, dtype: str) -> None:
@@ -157,13 +194,59 @@ def check_device(device: str, providers: Sequence[str]) -> None:
 
 def _lost(device: str, why: str) -> DeviceLostError:
     return DeviceLostError(
-        f"onnxruntime {onnxruntime.__version__} could not start {PROVIDERS[device]} ({why}); the "
-        "GPU's driver (see nvidia-smi), CUDA or cuDNN is missing or of another version than this "
-        'onnxruntime needs; `pip install "onnxruntime-gpu[cuda,cudnn]"` brings all but the driver'
+        f"onnxruntime {onnxruntime.__version__} could not start {PROVIDERS[device]} ({why}); "
+        f"{LOST[device]}"
     )
 
 
-def _find_cuda() -> None:
-    """Load the CUDA libraries that pip installed, which the dynamic linker does not find."""
+def _providers(device: str, told: dict[str, str], options: Any) -> list[Any] | None:
+    """The providers of a session by preference; None where they stand in its options instead."""
+    if device == "tensorrt-rtx":
+        options.add_provider_for_devices(_plug_in()[:1], told)  # CUDA_VISIBLE_DEVICES chooses
+        return None
+    wanted: list[Any] = []
+    if device != "cpu":
+        _find_libraries(device)
+        wanted.append((PROVIDERS[device], told))
+    if device == "tensorrt":  # takes what TensorRT leaves
+        wanted.append((PROVIDERS["cuda"], {"use_tf32": "0"}))
+    return [*wanted, PROVIDERS["cpu"]]
+
+
+def _plug_in() -> list[Any]:
+    """The GPUs of TensorRT-RTX, once its library is registered with ONNX Runtime.
+
+    Raises:
+        RuntimeError: it finds none. ONNX Runtime's own error: its library does not load.
+    """
+    name = PROVIDERS["tensorrt-rtx"]
+    devices = _devices_of(name)
+    if devices:
+        return devices
+    paths = os.environ.get("LD_LIBRARY_PATH")
+    plugin = importlib.import_module(PLUGIN_MODULE)
+    # Its import adds its folder for children, and ROS 2 from wheels does not survive that.
+    if paths is None:
+        os.environ.pop("LD_LIBRARY_PATH", None)
+    else:
+        os.environ["LD_LIBRARY_PATH"] = paths
+    with contextlib.redirect_stdout(sys.stderr):
+        onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    devices = _devices_of(name)
+    if not devices:
+        onnxruntime.unregister_execution_provider_library(name)  # so that it can be tried again
+        raise RuntimeError("it finds no GPU that it takes")
+    return devices
+
+
+def _devices_of(provider: str) -> list[Any]:
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
+
+
+def _find_libraries(device: str) -> None:
+    """Load CUDA's and TensorRT's libraries that pip installed, which the linker does not find."""
     with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
         onnxruntime.preload_dlls()
+    if device == "tensorrt":
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module("tensorrt")
