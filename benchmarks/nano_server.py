@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import math
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,6 +81,7 @@ class NanoServer:
         self.manners = Manners()
         self.num_requests = 0
         self.num_connections = 0
+        self.connections: list[socket.socket] = []
         self.num_broken_off = 0  # answers whose reader went away
         self.seen: list[dict[str, Any]] = []  # bodies, without their pictures
         self.headers: list[dict[str, str]] = []
@@ -100,11 +103,14 @@ class NanoServer:
         return self._http.server_port
 
     def stop(self) -> None:
-        """Listen no more."""
+        """End as a process does: nobody listens, and every connection is closed."""
         self._stopping.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def is_over_after(self, seconds: float) -> bool:
         """Let time pass; True where the server ends meanwhile."""
@@ -185,6 +191,7 @@ def _handler(server: NanoServer) -> type[BaseHTTPRequestHandler]:
         def setup(self) -> None:
             super().setup()
             server.num_connections += 1
+            server.connections.append(self.connection)
 
         def log_message(self, format: str, *values: Any) -> None:
             """Nothing: a test's output is its own."""
