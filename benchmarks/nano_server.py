@@ -187,6 +187,7 @@ def _picture(text: str) -> Frame:
 def _handler(server: NanoServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
 
         def setup(self) -> None:
             super().setup()
