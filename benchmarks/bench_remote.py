@@ -40,7 +40,8 @@ NEAR = 0.02  # of the picture: points so near are the same place
 @contextmanager
 def served() -> Iterator[str]:
     """URL of a server in a process of its own."""
-    command = [sys.executable, "benchmarks/nano_server.py", "--port", "0"]
+    start = "from benchmarks.nano_server import main; main()"
+    command = [sys.executable, "-c", start, "--port", "0"]
     root = Path(__file__).parents[1]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -4,7 +4,7 @@ The model is the shipped engine, the pictures are decoded, the prompt is the one
 the same request, and tokens are streamed as they are written. What vLLM does on request or by
 mistake, and what any server or network may do, is a field of Manners.
 
-    python benchmarks/nano_server.py --port 8000
+    python -c "from benchmarks.nano_server import main; main()" --port 8000
 """
 
 from __future__ import annotations
@@ -337,7 +337,3 @@ def main() -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         server.stop()
-
-
-if __name__ == "__main__":
-    main()

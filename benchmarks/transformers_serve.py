@@ -1,6 +1,6 @@
 """`transformers serve` of a Molmo2 checkpoint, also where torchvision has no compiled half.
 
-    python benchmarks/transformers_serve.py CHECKPOINT --port 8000
+    python -c "from benchmarks.transformers_serve import main; main()" CHECKPOINT --port 8000
 
 It is the installed server with the installed model; what is added is what engines/torchvision_ops
 adds for the processors, and Pillow where torchvision cannot decode a JPEG.
@@ -39,7 +39,3 @@ def main() -> None:
     sys.argv = ["transformers", "serve", options.checkpoint, "--host", "127.0.0.1"]
     sys.argv += ["--port", str(options.port), "--device", "cpu", "--dtype", "float32"]
     transformers()
-
-
-if __name__ == "__main__":
-    main()

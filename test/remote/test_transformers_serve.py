@@ -45,8 +45,8 @@ def serve(tmp_path_factory):
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "benchmarks/transformers_serve.py", str(NANO / "checkpoint")]
-            + ["--port", str(port)],
+            [sys.executable, "-c", "from benchmarks.transformers_serve import main; main()"]
+            + [str(NANO / "checkpoint"), "--port", str(port)],
             cwd=ROOT,
             env={
                 **os.environ,
