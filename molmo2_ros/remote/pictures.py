@@ -19,7 +19,8 @@ class PictureCache:
 
     Frames of a clip are sent as the square that the model makes of them anyway (378 pixels in every
     released Molmo2): by the model's own resizing, so that the server's leaves them as they are, and
-    a tenth of a camera's bytes. Still images are sent whole, as the model cuts tiles from them.
+    a tenth of a camera's bytes. Smaller frames go whole, and so do still images, as the model cuts
+    tiles from them.
 
     Args:
         quality: of JPEG, 1 to 100.
@@ -68,8 +69,9 @@ class PictureCache:
 
     def _jpeg(self, frame: Frame, detail: Detail) -> bytes:
         image = frame.image
-        if self._frame_size and detail is Detail.FRAMES:
-            image = resize_bilinear(image, self._frame_size, self._frame_size)
+        size = self._frame_size
+        if size and detail is Detail.FRAMES and frame.width * frame.height > size * size:
+            image = resize_bilinear(image, size, size)
         options = [cv2.IMWRITE_JPEG_QUALITY, self._quality]
         is_done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
         if not is_done:

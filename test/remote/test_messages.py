@@ -89,8 +89,10 @@ def test_a_frame_goes_as_the_square_that_the_model_reads():
     assert np.abs(picture.astype(int) - wanted).max() <= 6  # JPEG's own loss; red stays red
 
 
-@pytest.mark.parametrize(("size", "detail"), [(168, Detail.CROPS), (0, Detail.FRAMES)])
-def test_still_images_go_whole_and_frames_too_where_no_size_is_set(size, detail):
+@pytest.mark.parametrize(
+    ("size", "detail"), [(168, Detail.CROPS), (0, Detail.FRAMES), (378, Detail.FRAMES)]
+)
+def test_still_images_go_whole_and_frames_too_where_no_square_is_smaller(size, detail):
     picture = decoded(PictureCache(quality=95, frame_size=size).picture(smooth_frame(), detail))
     assert picture.shape == (240, 320, 3)
 
