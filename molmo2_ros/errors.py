@@ -17,6 +17,30 @@ class EngineError(Molmo2Error):
     """An engine folder that is missing, altered, incompatible, or that failed while running."""
 
 
+class ServerError(EngineError):
+    """A server of a remote engine that cannot be reached, refuses, or breaks off in mid-answer.
+
+    Args:
+        message: says what was met and what to do.
+        status: of HTTP, where the server gave one.
+        retry_after_s: seconds after which the server wants to be asked again.
+        may_pass: it has not begun with the request, and may take it later.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        may_pass: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.may_pass = may_pass
+
+
 class AnswerError(Molmo2Error):
     """Model output that cannot be turned into the typed answer that was asked for."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -14,30 +13,28 @@ import numpy as np
 from molmo2_ros.answers.answer import Answer, Timing
 from molmo2_ros.answers.grammar import AnswerAutomaton, AnswerGrammar
 from molmo2_ros.answers.writing import AnswerWriter, OnPartial
-from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling, stamp_text
+from molmo2_ros.asking import (
+    ModelFacts,
+    OnFinal,
+    check_query,
+    model_facts,
+    sampling_for,
+    stamps_of,
+    token_limit,
+)
+from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.layout import clip_prefix, images_prefix, question_suffix
-from molmo2_ros.prompt.query import Detail, Query, QueryKind, Span, label, question_text
+from molmo2_ros.prompt.query import Detail, Query, Span, question_text
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import Generation, Guide, Prefix, generate, prefill
 from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.features import FeatureCache
-from molmo2_ros.runtime.manifest import SKILLS
 from molmo2_ros.tracking.foresight import Foresight
 
-OnFinal = Callable[[Answer], None]
-
-POINT_TOKENS = 768  # 60 points, the most that Molmo2 was trained to write, and words
-CLIP_POINT_TOKENS = 2048  # Molmo2's own limits: of points in a video,
-ASK_TOKENS = 448  # of answers in words,
-CAPTION_TOKENS = 2048  # of captions,
-MAX_TRACK_TOKENS = 4096  # and of tracks
-TRACK_TOKENS_PER_FRAME = 96  # eight points
 MAX_QUESTIONS = 64  # whose tokens and last answers are kept
 MAX_PREFIXES = 2  # a point query's newest frame and a track's clip take turns on a live camera
-DEFAULT_ANSWER_FPS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,6 +70,7 @@ class Grounder:
         constrained: bool = False,
     ) -> None:
         self.engine = engine
+        self.model: ModelFacts = model_facts(engine.manifest)
         self.drafted = drafted
         self.constrained = constrained
         self.num_answers = 0
@@ -95,6 +93,25 @@ class Grounder:
             OrderedDict()
         )
 
+    pause_s = 0.0  # an engine of this machine can always be asked
+
+    def facts(self) -> dict[str, object]:
+        """What it did so far, for diagnostics: counts and shares by name."""
+        features = self.features
+        return {
+            "answers_degenerate": self.num_degenerate,
+            "passes_per_answer": self.num_passes / max(self.num_answers, 1),
+            "drafts_accepted_share": self.num_accepted / max(self.num_drafted, 1),
+            "frames_encoded": features.num_encoded,
+            "frames_encoded_ahead": features.num_encoded_ahead,
+            "frames_found_encoded": features.num_hits,
+            "frames_found_encoded_share": features.found_share,
+        }
+
+    def encode_ahead(self, frame: Frame, detail: Detail) -> bool:
+        """Encode a frame that a question is going to read; False where it was encoded already."""
+        return self.features.encode_ahead(frame, detail)
+
     def check(self, query: Query, *, num_images: int = 0, has_subtitles: bool = False) -> None:
         """Refuse what the model cannot answer.
 
@@ -107,37 +124,7 @@ class Grounder:
             QueryError: the model lacks a skill or a word; says what it has. Or no model could:
                 images have no time, and subtitles belong to questions in words about a clip.
         """
-        manifest = self.engine.manifest
-        wanted = {
-            query.kind.value: True,
-            "clip": query.over_clip,
-            "seed": query.seed is not None,
-            "crops": query.detail is Detail.CROPS or num_images > 0,
-            "images": num_images > 1,
-            "subtitles": has_subtitles,
-        }
-        lacking = [skill for skill in wanted if wanted[skill] and skill not in manifest.skills]
-        if lacking:
-            raise QueryError(
-                f"{manifest.name} cannot do "
-                f"{' and '.join(f'{skill!r} ({SKILLS[skill]})' for skill in lacking)}; asked: "
-                f"{query.words!r}, it can: {', '.join(manifest.skills)}; ask for one of these, or "
-                "load a released Molmo2"
-            )
-        if query.kind is QueryKind.TRACK and (query.detail is Detail.CROPS or num_images):
-            raise QueryError(
-                "a track needs several frames and detail 'crops' reads only the newest; ask to "
-                "point instead, or leave the detail at 'frames'"
-            )
-        if query.over_clip and num_images:
-            raise QueryError("`clip` asks about a video, and these are pictures; leave it out")
-        if has_subtitles and not (query.kind.is_in_words and query.span is Span.CLIP):
-            raise QueryError(
-                f"subtitles are read with questions in words about a clip, met a "
-                f"{query.kind.value} query of detail {query.detail.value!r}; leave them out"
-            )
-        if not query.kind.is_in_words:
-            self._check_words(label(query))
+        check_query(self.model, query, num_images=num_images, has_subtitles=has_subtitles)
 
     def clip_for(self, buffer: ClipBuffer, query: Query) -> Clip:
         """Choose the frames of a live camera that a question is about.
@@ -153,17 +140,7 @@ class Grounder:
 
     def sampling(self, query: Query) -> Sampling:
         """How a window of frames is sampled for a question (see clip_for)."""
-        facts = self.engine.manifest.sampling
-        if query.kind is QueryKind.TRACK:
-            answer_fps = query.answer_fps or DEFAULT_ANSWER_FPS
-            return Sampling(
-                fps=max(facts.track_fps, answer_fps),
-                max_frames=facts.max_frames,
-                max_clip_s=facts.max_clip_s,
-                answer_fps=answer_fps,
-            )
-        max_frames = 1 if query.span is Span.NEWEST else facts.max_frames
-        return Sampling(fps=facts.point_fps, max_frames=max_frames, max_clip_s=facts.max_clip_s)
+        return sampling_for(self.model, query)
 
     def answer(
         self,
@@ -257,15 +234,6 @@ class Grounder:
         prefix = self._prefix(tuple(frames), True, ())
         return self._ask(prefix, [query], on_partial, None, cancel, max_new_tokens)[0]
 
-    def _check_words(self, words: str) -> None:
-        known = self.engine.manifest.vocabulary
-        said = words.lower()
-        if known and not any(re.search(rf"\b{re.escape(noun)}(?:e?s)?\b", said) for noun in known):
-            raise QueryError(
-                f"{self.engine.manifest.name} does not know {words!r}, it knows: "
-                f"{', '.join(known)}; ask for one of these, or load a released Molmo2"
-            )
-
     def _ask(
         self,
         read: _Read,
@@ -283,7 +251,7 @@ class Grounder:
                 query,
                 read.frames,
                 are_images=read.are_images,
-                calibration=self.engine.manifest.calibration,
+                calibration=self.model.calibration,
                 automaton=self._automaton(query, read),
                 on_partial=on_partial,
             )
@@ -320,7 +288,7 @@ class Grounder:
             read.prefix,
             suffixes,
             max_new_tokens=[
-                max_new_tokens or _token_limit(query, len(read.frames)) for query in queries
+                max_new_tokens or token_limit(query, len(read.frames)) for query in queries
             ],
             guides=[self._guide(query, read) for query in queries],
             on_tokens=lambda row, *written: writers[row].append(*written),
@@ -340,7 +308,7 @@ class Grounder:
         """What is known of an answer before it is written: its grammar, and the last one."""
         if not (self.drafted or self.constrained):
             return Guide()
-        stamps = _stamps(query, read)
+        stamps = stamps_of(query, read.frames, read.are_images)
         # Several images have no order in time in which an answer could be moved on.
         drafts = None
         if self.drafted and stamps and (not read.are_images or len(stamps) == 1):
@@ -350,7 +318,8 @@ class Grounder:
         )
 
     def _automaton(self, query: Query, read: _Read) -> AnswerAutomaton:
-        return self._grammar.automaton(query, _stamps(query, read), read.are_images)
+        stamps = stamps_of(query, read.frames, read.are_images)
+        return self._grammar.automaton(query, stamps, read.are_images)
 
     def _prefix(
         self, frames: tuple[Frame, ...], are_images: bool, subtitles: tuple[Subtitle, ...]
@@ -389,22 +358,3 @@ class Grounder:
         if len(self._known) > MAX_PREFIXES:
             self._known.popitem(last=False)
         return read
-
-
-def _stamps(query: Query, read: _Read) -> list[str]:
-    """What the answer may name, as printed in the prompt: times of frames, or image numbers."""
-    if read.are_images:
-        return [str(number) for number in range(1, len(read.frames) + 1)]
-    stamps = [stamp_text(time_s) for time_s in Clip(read.frames).times_s]
-    if query.seed is None:
-        return stamps
-    # The answer names the frames after the given point.
-    return [stamp for stamp in stamps if float(stamp) > round(query.seed.time_s, 1)]
-
-
-def _token_limit(query: Query, num_frames: int) -> int:
-    if query.kind is QueryKind.TRACK:
-        return min(MAX_TRACK_TOKENS, POINT_TOKENS // 2 + TRACK_TOKENS_PER_FRAME * num_frames)
-    if query.kind.is_in_words:
-        return ASK_TOKENS if query.kind is QueryKind.ASK else CAPTION_TOKENS
-    return CLIP_POINT_TOKENS if query.over_clip else POINT_TOKENS

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, settings
 # What the whole suite imports or starts beyond what the nodes need.
 SUITE_NEEDS = (
     "PIL",
+    "accelerate",
     "codespell_lib",
     "colcon_core",
+    "fastapi",
     "importlinter",
     "moderngl",
     "mujoco",
@@ -23,12 +25,14 @@ SUITE_NEEDS = (
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "openai",
     "rclpy",
     "ruff",
     "safetensors",
     "torch",
     "torchvision",
     "transformers",
+    "uvicorn",
 )
 
 # The Python wheels of ROS 2 are a prefix of their own and do not announce it.

@@ -7,10 +7,11 @@ import pytest
 
 from molmo2_ros.answers.answer import point_stamp_ns
 from molmo2_ros.answers.writing import LOST_TOKENS
+from molmo2_ros.asking import ASK_TOKENS, CAPTION_TOKENS
 from molmo2_ros.camera.clip import Clip, ClipBuffer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import QueryError
-from molmo2_ros.grounder import ASK_TOKENS, CAPTION_TOKENS, Grounder
+from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.layout import clip_prefix, question_suffix
 from molmo2_ros.prompt.query import Query, QueryKind, Span, parse_query, question_text
 from molmo2_ros.prompt.subtitles import Subtitle

@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molmo2_ros.answers.language import FREE, LABEL_BYTES, OVER, Language, Place, State
-from molmo2_ros.prompt.query import Query, QueryKind, label
+from molmo2_ros.answers.language import FREE, LABEL_BYTES, OVER, Language, Place, State, label_room
+from molmo2_ros.prompt.query import Query, QueryKind
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 
-MIN_LABEL_BYTES = 256  # that every label may have; those asked for may have twice their own
 _MAX_LANGUAGES = 16  # kept at a time: one for each kind of question and window of stamps
 _MAX_STATES = 4096  # of a language, of which legal tokens and forced runs are kept
 _MAX_CONTEXT = 24  # tokens before a forced run with which it is encoded
@@ -70,7 +69,7 @@ class AnswerGrammar:
         """
         if query.kind.is_in_words:
             return AnswerAutomaton(self._vocabulary)
-        longest = max(MIN_LABEL_BYTES, 2 * len(label(query).encode()))
+        longest = label_room(query)
         key = (query.kind, tuple(stamps), are_images, longest)
         known = self._languages.pop(key, None)
         if known is None:

@@ -28,10 +28,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from molmo2_ros.answers.text import NONE
-from molmo2_ros.prompt.query import QueryKind
+from molmo2_ros.prompt.query import Query, QueryKind, label
 
 MAX_POINTS = 256  # of an answer that points or counts
 MAX_TRACK_POINTS = 1024
+MIN_LABEL_BYTES = 256  # that every label may have; those asked for may have twice their own
 _DIGITS = b"0123456789"
 _FULL = b"1000"  # the only coordinate of four digits
 _NOT_IN_LABELS = b'<>"'
@@ -251,6 +252,11 @@ class Language:
 
     def _after_closing(self, state: State, byte: int) -> State | None:
         return State(Place.CLOSING, state.word[1:]) if state.word[:1] == bytes((byte,)) else None
+
+
+def label_room(query: Query) -> int:
+    """Bytes that the label of an answer may have: room for the words asked for, twice."""
+    return max(MIN_LABEL_BYTES, 2 * len(label(query).encode()))
 
 
 def _may_become(word: bytes, lowest: int, highest: int) -> bool:

@@ -23,11 +23,14 @@ from molmo2_ros.cli.findings import as_json, as_table
 from molmo2_ros.cli.pictures import ask_pictures
 from molmo2_ros.cli.stream import ask_stream
 from molmo2_ros.errors import ImageError, QueryError
-from molmo2_ros.grounder import Grounder
+from molmo2_ros.opening import grounder_of, open_model
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, asked_once, parse_query
 from molmo2_ros.prompt.subtitles import read_subtitles
-from molmo2_ros.runtime.engine import DEVICES, load_engine
+from molmo2_ros.remote.server import RemoteServer, RemoteSettings
+from molmo2_ros.runtime.engine import DEVICES
 from molmo2_ros.runtime.self_test import SELF_TESTS
+
+_PATIENCE_S = 60.0  # for a server that is busy
 
 _DESCRIPTION = """\
 Ask one question about a video, a folder of frames in the order of their names,
@@ -76,7 +79,13 @@ def add_parser(commands: Any) -> None:
         help="also write an annotated copy: .mp4 shows every frame, .png or .jpg the last one",
     )
     parser.add_argument(
-        "--engine", metavar="DIR", help="folder of an exported model (default: molmo2-nano)"
+        "--engine",
+        metavar="DIR|URL",
+        help="folder of an exported model, or a server such as http://host:8000/v1 "
+        "(default: molmo2-nano)",
+    )
+    parser.add_argument(
+        "--model", default="", metavar="NAME", help="which of a server's models (default: its one)"
     )
     parser.add_argument(
         "--detail",
@@ -138,13 +147,17 @@ def run(options: argparse.Namespace) -> None:
     frames = [] if is_video else _pictures(options.files)
     if not frames:
         open_frames().close()  # before the model is loaded
-    engine = load_engine(
+    model = open_model(
         options.engine,
         threads=options.threads,
         device=options.device,
         self_test=options.self_test,
+        remote=RemoteSettings(model=options.model, patience_s=_PATIENCE_S),
+        constrained=options.constrained,
     )
-    grounder = Grounder(engine, constrained=options.constrained)
+    if isinstance(model, RemoteServer):
+        model.connect()
+    grounder = grounder_of(model, constrained=options.constrained)
     if frames:
         if subtitles:
             raise QueryError("subtitles belong to a video, and these are pictures; leave them out")

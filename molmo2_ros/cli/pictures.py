@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
+from molmo2_ros.asking import AnyGrounder
 from molmo2_ros.camera.clip import Clip
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.cli.findings import Result, finding_of
-from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Detail, Query
 
 
 def ask_pictures(
-    grounder: Grounder,
+    grounder: AnyGrounder,
     files: Sequence[str],
     frames: Sequence[Frame],
     query: Query,
@@ -34,7 +34,7 @@ def ask_pictures(
     Raises:
         QueryError: the model cannot answer it.
     """
-    skills = grounder.engine.manifest.skills
+    skills = grounder.model.skills
     if detail is None and query.detail is Detail.FRAMES and "crops" in skills:
         detail = Detail.CROPS
     query = query if detail is None else replace(query, detail=detail)
@@ -55,7 +55,7 @@ def ask_pictures(
             findings += [finding_of(answer, point, frame, image) for point in answer.points]
     return Result(
         query=query,
-        engine=grounder.engine.manifest.name,
+        engine=grounder.model.name,
         files=tuple(files),
         answers=tuple(answers),
         findings=tuple(findings),

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from tqdm import tqdm
 
 from molmo2_ros.answers.answer import Answer, point_stamp_ns
+from molmo2_ros.asking import AnyGrounder
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling, choose_stamps, sample_clip
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.camera.sources import FrameSource
 from molmo2_ros.cli.findings import Finding, Result, finding_of
 from molmo2_ros.errors import ImageError
-from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Query, QueryKind
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.tracking.target import Target
@@ -27,7 +27,7 @@ Opener = Callable[[], FrameSource]
 
 
 def ask_stream(
-    grounder: Grounder,
+    grounder: AnyGrounder,
     files: Sequence[str],
     open_frames: Opener,
     query: Query,
@@ -61,7 +61,7 @@ def ask_stream(
         findings = [_finding(row) for row in rows]
     return Result(
         query=query,
-        engine=grounder.engine.manifest.name,
+        engine=grounder.model.name,
         files=tuple(files),
         answers=tuple(answers),
         findings=tuple(findings),
@@ -87,9 +87,9 @@ def frames_of(open_frames: Opener, task: str) -> Iterator[Frame]:
 
 
 def _ask_whole(
-    grounder: Grounder, open_frames: Opener, query: Query, subtitles: Sequence[Subtitle]
+    grounder: AnyGrounder, open_frames: Opener, query: Query, subtitles: Sequence[Subtitle]
 ) -> tuple[list[Answer], list[Finding]]:
-    facts = grounder.engine.manifest.sampling
+    facts = grounder.model.sampling
     sampling = Sampling(fps=facts.point_fps, max_frames=facts.max_frames)
     clip = read_whole(open_frames, sampling)
     answer = grounder.answer(clip, query, subtitles=subtitles)
@@ -127,9 +127,9 @@ def read_whole(open_frames: Opener, sampling: Sampling) -> Clip:
 
 
 def _ask_sliding(
-    grounder: Grounder, open_frames: Opener, query: Query, every_s: float | None
+    grounder: AnyGrounder, open_frames: Opener, query: Query, every_s: float | None
 ) -> tuple[list[Answer], list[Target]]:
-    facts = grounder.engine.manifest.sampling
+    facts = grounder.model.sampling
     is_track = query.kind is QueryKind.TRACK
     clip_s = facts.max_clip_s if is_track else 0.0
     step_s = every_s or (clip_s / 2 if is_track else 1 / facts.point_fps)

@@ -12,10 +12,10 @@ from typing import TypeVar
 from rclpy.context import Context
 
 from molmo2_ros.answers.answer import Answer
+from molmo2_ros.asking import AnyGrounder
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import AnswerError, Molmo2Error, QueryError
-from molmo2_ros.grounder import Grounder
 from molmo2_ros.prompt.query import Detail, Query, asked_once
 from molmo2_ros.ros.answer_json import QueryState
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter
@@ -83,7 +83,7 @@ class Answering:
     def __init__(
         self,
         *,
-        grounder: Grounder,
+        grounder: AnyGrounder,
         clip: ClipBuffer,
         tracker: Tracker,
         queries: StandingQueries,
@@ -107,6 +107,7 @@ class Answering:
         self._refusals: dict[int, str] = {}  # by query id
         # Held while something is published about a query: nothing is once it stands no more.
         self._publishing = threading.Lock()
+        self._model = grounder.model  # as it was when _reads and _refusals were found out
         self._was_free = False  # the last question was a free one
         self._last: Answer | None = None
         self._answer_rate = RateMeter()
@@ -186,7 +187,6 @@ class Answering:
 
     def facts(self) -> dict[str, object]:
         """What the engine did, for diagnostics."""
-        grounder, features = self._grounder, self._grounder.features
         with self._lock:  # guards _scheduler
             counts, num_expired = self._scheduler.total, self._scheduler.num_expired
             num_skipped = sum(self._scheduler.num_frames_skipped.values())
@@ -200,13 +200,7 @@ class Answering:
             "cancelled": counts.num_cancelled,
             "missed": counts.num_missed,
             "expired": num_expired,
-            "answers_degenerate": grounder.num_degenerate,
-            "passes_per_answer": grounder.num_passes / max(grounder.num_answers, 1),
-            "drafts_accepted_share": grounder.num_accepted / max(grounder.num_drafted, 1),
-            "frames_encoded": features.num_encoded,
-            "frames_encoded_ahead": features.num_encoded_ahead,
-            "frames_found_encoded": features.num_hits,
-            "frames_found_encoded_share": features.found_share,
+            **self._grounder.facts(),
         }
         if self._last is not None:
             timing = self._last.timing
@@ -220,6 +214,11 @@ class Answering:
 
     def _step(self) -> None:
         self._news.clear()
+        pause_s = self._grounder.pause_s
+        if pause_s > 0:
+            # Once the engine can be asked again, it is about the frames of then.
+            self._news.wait(min(pause_s, _WAIT_S))
+            return
         self._grounder.constrained = self._parameters().constrained
         batch = self._next_batch()
         question = None if batch and self._was_free else self._next_question()
@@ -243,6 +242,7 @@ class Answering:
         if newest is None:
             return []
         standing = {entry.id: entry for entry in self._queries.all(time.monotonic())}
+        self._notice_another_model()
         for entry in standing.values():
             self._learn_reads(entry, newest)
         self._update_demands()
@@ -250,6 +250,15 @@ class Answering:
             ids = self._scheduler.next(time.monotonic())
         # One that was asked anew just as its time was over may have come after the look at them.
         return [standing[query_id] for query_id in ids if query_id in standing]
+
+    def _notice_another_model(self) -> None:
+        """What could be asked before may not be now, where a server came back as another."""
+        if self._grounder.model is self._model:
+            return
+        self._model = self._grounder.model
+        with self._lock:  # guards _reads and _refusals
+            self._reads = {}
+            self._refusals = {}
 
     def _learn_reads(self, entry: StandingQuery, newest: Frame) -> None:
         """Find out once which frames a query reads, or that this engine cannot be asked it."""
@@ -397,7 +406,7 @@ class Answering:
             reads = dict(self._reads)
         try:
             return any(
-                self._grounder.features.encode_ahead(frame, detail)
+                self._grounder.encode_ahead(frame, detail)
                 for frame, detail in frames_ahead(upcoming, reads, self._clip)
             )
         except Molmo2Error as error:

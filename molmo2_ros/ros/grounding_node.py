@@ -14,9 +14,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
 from molmo2_ros.camera.clip import ClipBuffer
-from molmo2_ros.errors import EngineError, Molmo2Error, QueryError
-from molmo2_ros.grounder import Grounder
+from molmo2_ros.errors import EngineError, Molmo2Error, QueryError, ServerError
+from molmo2_ros.opening import Model, facts_of, grounder_of, open_model
 from molmo2_ros.prompt.query import parse_query
+from molmo2_ros.remote.address import is_url
+from molmo2_ros.remote.grounder import refuse_constrained
+from molmo2_ros.remote.server import RemoteServer, RemoteSettings
 from molmo2_ros.ros import compat, qos
 from molmo2_ros.ros.answer_json import queries_json
 from molmo2_ros.ros.answering import Answering
@@ -35,7 +38,6 @@ from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.self_test import SelfTest, prove
 from molmo2_ros.tracking.tracker import Tracker
 
-NANO = "nano"
 _REMOVE = "remove:"
 _QUERIES_PERIOD_S = 1.0
 _CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
@@ -70,7 +72,7 @@ class GroundingNode(LifecycleNode):
         parameters = self._server.snapshot
         self._queries = StandingQueries(parameters.max_queries)
         self._results = Results(self)
-        self._engine: Engine | None = None
+        self._engine: Model | None = None
         self._self_test: SelfTest | None = None
         self._carrying: Carrying | None = None
         self._answering: Answering | None = None
@@ -101,30 +103,45 @@ class GroundingNode(LifecycleNode):
         self._stop_workers()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load and prove the engine; one that fails leaves the node unconfigured, and running."""
+        """Load and prove the engine; one that fails leaves the node unconfigured, and running.
+
+        A server that cannot be reached does not fail: it is asked again once the node is active.
+        """
         parameters = self._server.snapshot
         begun = time.monotonic()
         try:
-            folder = None if parameters.engine == NANO else parameters.engine
-            engine = self._load(
-                folder,
+            engine = open_model(
+                parameters.engine,
                 threads=parameters.threads or None,
                 device=parameters.device,
                 self_test="off",
+                remote=remote_settings(parameters),
+                constrained=parameters.constrained,
+                load=self._load,
             )
             # A runtime with a faulty kernel loads, and then points at nothing.
-            self._self_test = prove(engine, parameters.self_test)
+            self._self_test = (
+                None if isinstance(engine, RemoteServer) else prove(engine, parameters.self_test)
+            )
         except Molmo2Error as error:
             self._problems.report("engine", error)
             return TransitionCallbackReturn.FAILURE
         self._engine = engine
         self._problems.clear("engine")
-        manifest = engine.manifest
+        if isinstance(engine, RemoteServer):
+            self._reach(engine)
+        model = facts_of(engine)
         self.get_logger().info(
-            f"engine {manifest.name} loaded in {time.monotonic() - begun:.1f} s, runs on "
-            f"{engine.device}; it can: {', '.join(manifest.skills)}"
+            f"engine {model.name} loaded in {time.monotonic() - begun:.1f} s, runs on "
+            f"{engine.device}; it can: {', '.join(model.skills)}"
         )
         return TransitionCallbackReturn.SUCCESS
+
+    def _reach(self, server: RemoteServer) -> None:
+        try:
+            server.connect()
+        except ServerError as error:
+            self._problems.report("answer", error)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the camera and begin to answer."""
@@ -144,7 +161,7 @@ class GroundingNode(LifecycleNode):
             "context": self.context,
         }
         target_frame = self._make_target_frame(parameters.target_frame)
-        answering = Answering(grounder=Grounder(self._engine), queries=self._queries, **shared)
+        answering = Answering(grounder=grounder_of(self._engine), queries=self._queries, **shared)
         carrying = Carrying(
             frames=frames, on_frame=answering.on_frame, place=target_frame.put, **shared
         )
@@ -244,7 +261,8 @@ class GroundingNode(LifecycleNode):
         )
 
     def _check_parameters(self, after: GroundingParameters) -> None:
-        """Refuse a list of queries that could not stand."""
+        """Refuse a list of queries that could not stand, and what a server cannot do."""
+        refuse_constrained(after.constrained and is_url(after.engine))
         if after.queries == self._server.snapshot.queries:
             return
         queries = parse_standing(after.queries)
@@ -322,7 +340,7 @@ class GroundingNode(LifecycleNode):
             self._publish_queries()
 
     def _publish_queries(self) -> None:
-        manifest = self._engine.manifest if self._engine is not None else None
+        model = facts_of(self._engine) if self._engine is not None else None
         answering = self._answering
         now_s = time.monotonic()
         self._results.publish_queries(
@@ -332,8 +350,8 @@ class GroundingNode(LifecycleNode):
                 now_s,
                 default_rate_hz=self._server.snapshot.answer_rate_hz,
                 is_active=answering is not None,
-                engine=manifest.name if manifest is not None else "",
-                skills=manifest.skills if manifest is not None else (),
+                engine=model.name if model is not None else "",
+                skills=model.skills if model is not None else (),
             )
         )
 
@@ -351,6 +369,18 @@ class GroundingNode(LifecycleNode):
         )
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostic_array(statuses, now_ns))
+
+
+def remote_settings(parameters: GroundingParameters) -> RemoteSettings:
+    """How a server is asked where the engine is one."""
+    return RemoteSettings(
+        model=parameters.remote_model,
+        jpeg_quality=parameters.remote_jpeg_quality,
+        frame_size=parameters.remote_frame_size,
+        first_token_timeout_s=parameters.remote_timeout_s,
+        token_timeout_s=parameters.remote_stall_s,
+        max_requests=parameters.remote_max_requests,
+    )
 
 
 def main(args: list[str] | None = None) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from molmo2_ros.opening import Model, facts_of
+from molmo2_ros.remote.server import RemoteServer
 from molmo2_ros.ros.answering import Answering
 from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, status
@@ -13,7 +15,6 @@ from molmo2_ros.ros.metres import metres_status
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.queries import StandingQuery
 from molmo2_ros.ros.results import Results
-from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.self_test import SelfTest
 
 _LOST_IS_MUCH = 0.1  # of the images
@@ -23,7 +24,7 @@ def grounding_statuses(
     name: str,
     *,
     parameters: GroundingParameters,
-    engine: Engine | None,
+    engine: Model | None,
     self_test: SelfTest | None,
     carrying: Carrying | None,
     answering: Answering | None,
@@ -97,7 +98,7 @@ def _camera(
 def _engine(
     name: str,
     parameters: GroundingParameters,
-    engine: Engine | None,
+    engine: Model | None,
     self_test: SelfTest | None,
     answering: Answering | None,
     problems: ProblemLog,
@@ -107,26 +108,32 @@ def _engine(
         return status(
             f"{name}: engine", parameters.engine, {}, error=error, message="not configured"
         )
-    manifest = engine.manifest
+    model = facts_of(engine)
     values: dict[str, object] = {
         "device": engine.device,
-        "skills": ", ".join(manifest.skills),
-        "confidence": "raw score" if manifest.calibration is None else "probability",
-        "runtime": engine.runtime,
-        "precision": manifest.precision,
-        "license": manifest.source.license or "not said",
+        "skills": ", ".join(model.skills),
+        "confidence": "raw score" if model.calibration is None else "probability",
     }
+    error = warning = ""
+    if isinstance(engine, RemoteServer):
+        # It may be lost and found again; what is wrong is told until it answers.
+        error, warning = engine.trouble, engine.warning
+    else:
+        values["runtime"] = engine.runtime
+        values["precision"] = engine.manifest.precision
+        values["license"] = engine.manifest.source.license or "not said"
     if self_test is not None:
+        warning = self_test.problem
         values["checksum"] = self_test.checksum[:12]
         values["self_test"] = self_test.text
     if answering is not None:
         values.update(answering.facts())
     return status(
         f"{name}: engine",
-        manifest.name,
+        model.name,
         values,
-        error=problems.recent("answer"),
-        warning="" if self_test is None else self_test.problem,
+        error=error or problems.recent("answer"),
+        warning=warning,
         message="answering" if answering is not None else "loaded",
     )
 

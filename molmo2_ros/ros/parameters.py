@@ -93,7 +93,39 @@ class GroundingParameters:
     engine: str = setting(
         "nano",
         "Folder of the engine (manifest.json, vision.onnx, decoder.onnx, tokenizer.json); `nano` "
-        "is the small model that comes with the package.",
+        "is the small model that comes with the package; a URL such as http://host:8000/v1 is a "
+        "server that others share (docs/remote.md).",
+    )
+    remote_model: str = setting(
+        "", "Name under which a server offers the model; empty where it offers one only."
+    )
+    remote_frame_size: int = setting(
+        378,
+        "Side of the square that frames of a clip are sent to a server as, by the model's own "
+        "resizing; 378 is what every released Molmo2 reads, 0 sends frames as they are.",
+        unit="px",
+        minimum=0,
+        maximum=4096,
+    )
+    remote_jpeg_quality: int = setting(
+        90, "JPEG quality of the pictures that a server is sent.", minimum=10, maximum=100
+    )
+    remote_timeout_s: float = setting(
+        30.0,
+        "How long a server may take to the first word of an answer.",
+        unit="s",
+        minimum=0.1,
+        maximum=600.0,
+    )
+    remote_stall_s: float = setting(
+        10.0,
+        "How long a server may take from one word of an answer to the next.",
+        unit="s",
+        minimum=0.1,
+        maximum=600.0,
+    )
+    remote_max_requests: int = setting(
+        4, "Questions that a server is asked at once.", minimum=1, maximum=64
     )
     device: str = setting(
         "auto",

@@ -5,7 +5,13 @@ import pytest
 
 from molmo2_ros.answers.answer import Timing
 from molmo2_ros.answers.grammar import AnswerGrammar
-from molmo2_ros.answers.writing import LOST_TOKENS, AnswerWriter, WrittenText
+from molmo2_ros.answers.writing import (
+    LOST_TOKENS,
+    AnswerListener,
+    AnswerWriter,
+    HeardText,
+    WrittenText,
+)
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
@@ -138,3 +144,76 @@ def test_long_answers_that_can_be_read_are_let_go_on(tokenizer, question, text):
     answer = written_on(tokenizer, question, text)
     assert answer.text == text
     assert not answer.degenerate
+
+
+def listener(question, stamps=("0.0",), seen=None, num_frames=1):
+    frames = [
+        Frame(image=np.zeros((8, 8, 3), np.uint8), stamp_ns=500_000_000 * index)
+        for index in range(num_frames)
+    ]
+    on_partial = None if seen is None else seen.append
+    return AnswerListener(parse_query(question), frames, stamps, on_partial=on_partial)
+
+
+def hear(heard, text, size=1):
+    for start in range(0, len(text), size):
+        heard.append(text[start : start + size])
+    return heard.finish(truncated=False, cancelled=False, timing=Timing())
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_text_that_comes_in_pieces_of_any_size_gives_the_same_answer(size):
+    seen = []
+    answer = hear(listener("count: red mugs", seen=seen), ANSWER, size)
+    assert answer.text == ANSWER
+    assert [(point.x, point.y) for point in answer.points] == [(0.25, 0.5), (0.34, 1.0)]
+    assert answer.points[0].confidence is None
+    assert [len(partial.points) for partial in seen] == ([2] if size == 1000 else [1, 2])
+
+
+def test_a_tokenized_answer_and_its_text_are_scored_alike(tokenizer):
+    ids = tokenizer.encode_text(ANSWER)
+    probabilities = [0.5 + index / len(ids) / 2 for index in range(len(ids))]
+    writer = AnswerWriter(
+        tokenizer,
+        parse_query("count: red mugs"),
+        [Frame(image=np.zeros((8, 8, 3), np.uint8), stamp_ns=0)],
+    )
+    heard = listener("count: red mugs")
+    for token_id, probability in zip(ids, probabilities, strict=True):
+        writer.append([token_id], [probability], False)
+        piece = tokenizer.decode_one(token_id)
+        heard.append(piece, [(piece, probability)])
+    answers = [
+        reader.finish(truncated=False, cancelled=False, timing=Timing())
+        for reader in (writer, heard)
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0].points[0].score is not None
+
+
+def test_tokens_that_do_not_add_up_to_their_piece_span_all_of_it():
+    heard = HeardText()
+    heard.append("ab", [("a", 0.5), ("b", 0.25)])
+    heard.append("\u676f", [("\ufffd", 0.9), ("\ufffd", 0.8)])
+    heard.append("", [("<|im_end|>", 0.7)])
+    assert [(t.start, t.end) for t in heard.tokens] == [(0, 1), (1, 2), (2, 3), (2, 3), (3, 3)]
+    assert heard.text == "ab\u676f"
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "strays"),
+    [
+        ("point: mugs", "I think that " * 60, True),
+        ("point: mugs", '<points coords="0.0 1 250 500">' + "mug " * 200, True),  # no such label
+        ("point: mugs", '<points coords="0.0 1 250 500">' + "m" * 200, False),
+        ("ask: Open?", "I think that " * 60, False),
+    ],
+)
+def test_a_text_that_follows_no_grammar_for_long_is_lost(question, text, strays):
+    heard = listener(question)
+    for character in text:
+        heard.append(character)
+    assert heard.is_degenerate is strays
+    problems = heard.finish(truncated=False, cancelled=strays, timing=Timing()).problems
+    assert any("follows no grammar after" in problem for problem in problems) is strays
