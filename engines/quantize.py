@@ -15,10 +15,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from molmo2_ros.engines.golden_answer import GoldenRun, tolerance_of
+from molmo2_ros.engines.golden import record_golden
 from molmo2_ros.engines.onnx_file import Progress, quiet_progress
+from molmo2_ros.engines.parity import golden_facts
 from molmo2_ros.engines.quantization import Gauge, Quantization
 from molmo2_ros.engines.quantized_graph import quantize_graph
 from molmo2_ros.engines.reference import ReferenceEngine, write_reference
@@ -27,8 +26,8 @@ from molmo2_ros.engines.tensor_files import GraphFile
 from molmo2_ros.engines.weight_forms import RowCodes, WeightForm
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import Engine, load_engine
-from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden, verify_golden
-from molmo2_ros.runtime.manifest import GoldenFacts, Manifest, QuantizedFacts, file_entry
+from molmo2_ros.runtime.golden import Golden, examine
+from molmo2_ros.runtime.manifest import Manifest, QuantizedFacts, file_entry
 
 _SHARE = 0.6  # at most, of a graph's size, that is left of it: float16 made int8 with its scales
 
@@ -72,10 +71,8 @@ def quantize_engine(
             # What nothing on this machine can run is judged by its twin in plain operators.
             open_made: Callable[[], Engine] = open_twin
             if quantization.runs_here:
-                open_made = partial(load_engine, built, threads=threads)
-            made = _with_golden(example, built, made, open_twin(), open_made())
-            if quantization.runs_here:
-                verify_golden(open_made())
+                open_made = partial(load_engine, built, threads=threads, self_test="off")
+            made = _prove(example, built, made, open_twin(), open_made())
             if gauge is not None:
                 before = gauge.measure(load_engine(source, threads=threads))
                 made = replace(made, accuracy=gauge.compare(before, gauge.measure(open_made())))
@@ -157,22 +154,19 @@ def _described(folder: Path, source: Manifest, forms: Mapping[str, WeightForm]) 
     return manifest
 
 
-def _with_golden(
+def _prove(
     example: Golden, folder: Path, manifest: Manifest, reference: Engine, engine: Engine
 ) -> Manifest:
-    """Write the golden example with what the reference answers, and how near the engine must be.
+    """Write the golden example with what the reference computes, and let the engine compute it.
 
     Raises:
-        EngineError: it is not.
+        EngineError: it computes something else.
     """
-    run = GoldenRun(reference, example)
-    tolerance = tolerance_of(run, engine, example)
-    tokens = np.array(run.sure_tokens(tolerance), np.int64)
-    replace(example, tokens=tokens, logits=run.logits_V).save(folder / GOLDEN_FILE)
-    manifest = replace(
-        manifest,
-        files={**manifest.files, GOLDEN_FILE: file_entry(folder / GOLDEN_FILE)},
-        golden=GoldenFacts(file=GOLDEN_FILE, logit_tolerance=tolerance),
-    )
+    golden = record_golden(reference, example)
+    facts = golden_facts(golden, manifest.dtype, is_quantized=True)
+    examine(engine, golden, facts)
+    golden.save(folder / facts.file)
+    files = {**manifest.files, facts.file: file_entry(folder / facts.file)}
+    manifest = replace(manifest, files=files, golden=facts)
     manifest.write(folder)
     return manifest

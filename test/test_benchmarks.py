@@ -17,7 +17,7 @@ from molmo2_ros.training.metrics import ReliabilityBin
 BENCHMARKS = sorted(
     path
     for path in (Path(__file__).parents[1] / "benchmarks").glob("*.py")
-    if "__main__" in path.read_text(encoding="utf-8")
+    if "__main__" in path.read_text(encoding="utf-8") and path.stem != "random_checkpoint"
 )
 ROWS = [spread("a long name", [1.0, 2.0, 3.0], "ms"), spread("short", [12345.678] * 2, "ms")]
 
@@ -159,7 +159,7 @@ def test_full_size_measures_each_stage_of_an_engine_and_what_a_token_reads(tmp_p
     cases = [row["case"] for row in rows]
     assert cases[:2] == ["load, hashes checked", "vision, one frame"]
     assert [case.split(",")[0] for case in cases[-2:]] == ["pass of 1", "pass of 12"]
-    assert figures["resident_gb"] <= figures["peak_gb"] < 5
+    assert 0 < figures["resident_gb"] <= figures["peak_gb"]
     num_past = int(cases[-1].split()[-1])
     token_gb = (num_bytes + 2 * 4 * 4 * 2 * 32 * num_past) / 1e9
     assert figures["token_gb"] == pytest.approx(token_gb, abs=5e-4)

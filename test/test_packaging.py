@@ -42,16 +42,20 @@ ROSDEP_KEYS = {
 }
 PIP_NAMES = {
     "cv2": "opencv-python-headless",
+    "huggingface_hub": "huggingface-hub",
     "importlinter": "import-linter",
     "mujoco": "mujoco-core" if sys.version_info >= (3, 11) else "mujoco",
+    "onnx_ir": "onnx-ir",
     "yaml": "pyyaml",
 }
 NO_ROSDEP_KEY = {"tokenizers"}  # README.md tells to install it with pip
 # CONTRIBUTING.md tells to install these with pip.
 NO_ROBOT_NEEDS = {
+    "huggingface_hub",
     "importlinter",
     "moderngl",
     "onnx",
+    "onnx_ir",
     "safetensors",
     "torch",
     "torchvision",

@@ -109,8 +109,7 @@ def load_engine(
 
     check_mode(self_test)
     folder = NANO if path in (None, "nano") else Path(path)
-    engine = load_tensorrt(folder, rebuild=rebuild) if device in ("auto", "cuda") else None
-    if engine is None:
-        engine = OnnxEngine(folder, threads=threads, device=device)
+    built = load_tensorrt(folder, rebuild=rebuild) if device in ("auto", "cuda") else None
+    engine: Engine = built or OnnxEngine(folder, threads=threads, device=device)
     prove(engine, self_test)
     return engine

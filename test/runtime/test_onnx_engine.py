@@ -214,14 +214,19 @@ def test_graph_that_does_not_load_is_reported_with_the_cure(engine_folder, vouch
         load_engine(engine_folder)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_graph_of_another_precision_than_the_manifest_says_is_refused(engine_folder, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        ("float16", r"takes attn_bias as tensor\(float\), the manifest says float16: they"),
+        ("bfloat16", r"is in bfloat16, which ONNX Runtime does not multiply on the CPU"),
+    ],
+)
+def test_graph_of_another_precision_than_the_manifest_says_is_refused(
+    engine_folder, dtype, message
+):
     path = engine_folder / FILE_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": dtype}))
-    with pytest.raises(
-        EngineError,
-        match=rf"takes attn_bias as tensor\(float\), the manifest says {dtype}: they",
-    ):
+    with pytest.raises(EngineError, match=message):
         load_engine(engine_folder)
 
 
