@@ -15,13 +15,14 @@ from molmo2_ros.errors import EngineError
 from molmo2_ros.prompt.layout import join
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.closeness import Peaks
-from molmo2_ros.runtime.engine import load_engine
+from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.examination import kept_features, late_positions, late_text, probe_pooling
 from molmo2_ros.runtime.golden import (
     GOLDEN_FILE,
     ClipInputs,
     Golden,
     clip_inputs,
+    examine,
     verify_golden,
 )
 from molmo2_ros.runtime.manifest import GoldenFacts, TokenFacts, VisionFacts
@@ -35,7 +36,8 @@ NUM_GOLDEN_TOKENS = 48
 # round the activations to int8 and those that do not: decoder 0.27, with the vision tower 0.97).
 _LOGIT_SHARES = {"float32": 1e-3, "float16": 0.25, "bfloat16": 1.5}
 _FEATURE_SHARES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}  # of the largest feature
-_QUANTIZED_SHARES = (1.5, 5e-2)  # of the same two
+_QUANTIZED_SHARES = (0.5, 5e-2)  # of the same two
+WIDEST_SHARE = 1.5  # of the logits, for an engine that computes in int8 all through
 
 
 def make_golden(
@@ -99,6 +101,23 @@ def golden_facts(golden: Golden, dtype: str, *, is_quantized: bool = False) -> G
         logit_tolerance=float(f"{logit_share * golden.logits.std():.3g}"),
         feature_tolerance=feature_share,
     )
+
+
+def measured_facts(engine: Engine, golden: Golden) -> GoldenFacts:
+    """The tolerances of a quantised engine: twice what its kernels round off here, within bounds.
+
+    Args:
+        engine: whose kernels compute in roundings of their own on each device.
+        golden: filled by a reference that computes from the same numbers in plain operators.
+
+    Raises:
+        EngineError: it differs by more than rounding explains.
+    """
+    facts = golden_facts(golden, engine.manifest.dtype, is_quantized=True)
+    widest = WIDEST_SHARE * float(golden.logits.std())
+    error = examine(engine, golden, replace(facts, logit_tolerance=widest))
+    tolerance = min(max(facts.logit_tolerance, 2 * error), widest)
+    return replace(facts, logit_tolerance=float(f"{tolerance:.3g}"))
 
 
 def filled_golden(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from molmo2_ros.engines.golden import record_golden
 from molmo2_ros.engines.onnx_file import Progress, quiet_progress
-from molmo2_ros.engines.parity import golden_facts
+from molmo2_ros.engines.parity import measured_facts
 from molmo2_ros.engines.quantization import Gauge, Quantization
 from molmo2_ros.engines.quantized_graph import quantize_graph
 from molmo2_ros.engines.reference import ReferenceEngine, write_reference
@@ -26,7 +26,7 @@ from molmo2_ros.engines.tensor_files import GraphFile
 from molmo2_ros.engines.weight_forms import RowCodes, WeightForm
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.engine import Engine, load_engine
-from molmo2_ros.runtime.golden import Golden, examine
+from molmo2_ros.runtime.golden import Golden
 from molmo2_ros.runtime.manifest import Manifest, QuantizedFacts, file_entry
 
 _SHARE = 0.6  # at most, of a graph's size, that is left of it: float16 made int8 with its scales
@@ -163,8 +163,7 @@ def _prove(
         EngineError: it computes something else.
     """
     golden = record_golden(reference, example)
-    facts = golden_facts(golden, manifest.dtype, is_quantized=True)
-    examine(engine, golden, facts)
+    facts = measured_facts(engine, golden)
     golden.save(folder / facts.file)
     files = {**manifest.files, facts.file: file_entry(folder / facts.file)}
     manifest = replace(manifest, files=files, golden=facts)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 600
 # What a robot needs for none of its answers, or only when asked for it.
