@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 NUM_GOLDEN_TOKENS = 48
 # Of the standard deviation of the logits: several times what rounding was seen to do to the worst
-# step of molmo2-nano (float32 5e-5, float16 0.12, bfloat16 0.84; small integers between kernels that
-# round the activations to int8 and those that do not: decoder 0.27, with the vision tower 0.97).
+# step of molmo2-nano (float32 5e-5, float16 0.12, bfloat16 0.84; small integers between kernels
+# that round the activations to int8 and those that do not: decoder 0.27, vision tower too 0.97).
 _LOGIT_SHARES = {"float32": 1e-3, "float16": 0.25, "bfloat16": 1.5}
 _FEATURE_SHARES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}  # of the largest feature
 _QUANTIZED_SHARES = (0.5, 5e-2)  # of the same two

@@ -41,7 +41,7 @@ class Case:
     def engine(self, form, folder):
         if form not in self.engines:
             with pytest.MonkeyPatch.context() as patch:
-                # The golden example is proven elsewhere; of 48 tokens it would take most of the time.
+                # The golden example is proven elsewhere, and takes long.
                 patch.setattr(export, "NUM_GOLDEN_TOKENS", 1)
                 export.export_checkpoint(self.checkpoint, folder, form=form, check=False)
             self.engines[form] = load_engine(folder, threads=2)
