@@ -64,10 +64,10 @@ lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
 
 nano: $(TEST_READY)  ## train molmo2-nano from nothing into engines/nano; goes on where it was stopped
 	$(call within,$(VENV)) config=training/configs/nano.yaml; \
-		processes=$$(python -m molmo2_ros.training.rank --config $$config); \
-		torchrun --nproc-per-node $$processes -m molmo2_ros.training.train \
+		processes=$$(python -m molmo2_ros.training.nano.rank --config $$config); \
+		torchrun --nproc-per-node $$processes -m molmo2_ros.training.nano.train \
 		--config $$config --out runs/nano; \
-		python -m molmo2_ros.training.publish --run runs/nano --engine engines/nano
+		python -m molmo2_ros.training.nano.publish --run runs/nano --engine engines/nano
 
 bench: $(TEST_READY)  ## every benchmark but bench_full_size.py, one table each
 	$(call within,$(VENV)) for file in $$(grep -l __main__ benchmarks/*.py \

@@ -26,8 +26,8 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from molmo2_ros.engines.skeleton import build_skeleton, parameter_shapes  # noqa: E402
 from molmo2_ros.engines.weights import INDEX_FILE, stored_rows  # noqa: E402
-from molmo2_ros.training.model import as_pretrained, write_processor_configs  # noqa: E402
-from molmo2_ros.training.nano_tokenizer import VISUAL_TOKENS, train_nano_tokenizer  # noqa: E402
+from molmo2_ros.training.nano.model import as_pretrained, write_processor_configs  # noqa: E402
+from molmo2_ros.training.nano.tokenizer import VISUAL_TOKENS, train_nano_tokenizer  # noqa: E402
 
 POOLING = 3  # patches a side, as in released video frames
 _NUM_EXTRA_TOKENS = 128

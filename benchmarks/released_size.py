@@ -13,8 +13,8 @@ import torch
 from molmo2_ros.engines.export import Description, export_checkpoint
 from molmo2_ros.engines.torchvision_ops import declare_missing_ops
 from molmo2_ros.runtime.manifest import SamplingFacts
-from molmo2_ros.training.model import ModelConfig, molmo2_config, save_checkpoint
-from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
+from molmo2_ros.training.nano.model import ModelConfig, molmo2_config, save_checkpoint
+from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
 
 declare_missing_ops()
 

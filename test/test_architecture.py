@@ -50,7 +50,7 @@ def test_import_linter_sees_through_the_links():
     import grimp
 
     modules = grimp.build_graph("molmo2_ros", cache_dir=None).modules
-    assert {"molmo2_ros.engines.export", "molmo2_ros.training.train"} <= modules
+    assert {"molmo2_ros.engines.export", "molmo2_ros.training.nano.train"} <= modules
 
 
 @pytest.mark.parametrize(

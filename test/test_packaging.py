@@ -242,7 +242,7 @@ def test_installed_commands_find_the_package_and_its_engine(workspace, tmp_path)
     command = workspace / "install/molmo2_ros/lib/molmo2_ros/molmo2"
     assert "ask" in within(workspace, f"{command} --help", cwd=tmp_path)
     code = (
-        "import molmo2_ros.engines.checkpoint, molmo2_ros.training.config, pathlib\n"
+        "import molmo2_ros.engines.checkpoint, molmo2_ros.training.nano.config, pathlib\n"
         "home = pathlib.Path(molmo2_ros.__file__).parent\n"
         "print(home, *sorted(path.name for path in home.glob('engines/nano/*.onnx')))"
     )

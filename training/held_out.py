@@ -10,7 +10,7 @@ from molmo2_ros.errors import DataError
 from molmo2_ros.simulation.motion import LabelledClip, sample_clip, sample_still
 from molmo2_ros.simulation.objects import OWN_COLOUR
 from molmo2_ros.simulation.world import World
-from molmo2_ros.training.pool import ASPECT_SHARES
+from molmo2_ros.training.nano.pool import ASPECT_SHARES
 from molmo2_ros.training.scenes import (
     SEEN,
     Question,

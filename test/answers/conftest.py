@@ -13,7 +13,7 @@ from tokenizers.trainers import BpeTrainer
 from molmo2_ros.answers.grammar import AnswerGrammar
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.manifest import Manifest
-from molmo2_ros.training.nano_tokenizer import CHAT_TOKENS, VISUAL_TOKENS
+from molmo2_ros.training.nano.tokenizer import CHAT_TOKENS, VISUAL_TOKENS
 
 NANO = Path(__file__).parents[2] / "engines" / "nano"
 # Contractions, words with one leading mark, digits, marks, newlines. Qwen's digits stand alone,

@@ -6,8 +6,8 @@ import torch
 from benchmarks import random_checkpoint
 from molmo2_ros.engines.checkpoint import load_checkpoint
 from molmo2_ros.engines.export import main
-from molmo2_ros.training.model import ModelConfig, build_model, save_checkpoint
-from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
+from molmo2_ros.training.nano.model import ModelConfig, build_model, save_checkpoint
+from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
 
 
 @pytest.fixture(scope="session")

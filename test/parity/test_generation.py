@@ -33,8 +33,8 @@ from molmo2_ros.runtime.decoding import generate, prefill
 from molmo2_ros.runtime.engine import NANO, load_engine
 from molmo2_ros.runtime.features import FeatureCache
 from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden
-from molmo2_ros.training.model import save_checkpoint
-from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
+from molmo2_ros.training.nano.model import save_checkpoint
+from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
 
 TOLERANCE = 1e-4  # on features and logits of about 1
 NUM_TOKENS = 24

@@ -18,8 +18,8 @@ from molmo2_ros.prompt.patches import clip_patches, clip_pooling, frame_pooling
 from molmo2_ros.prompt.resize import resize_bilinear
 from molmo2_ros.prompt.subtitles import Subtitle, subtitle_text
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
-from molmo2_ros.training.model import CHAT_TEMPLATE
-from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
+from molmo2_ros.training.nano.model import CHAT_TEMPLATE
+from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
 
 QUESTION = "Track the red mug."
 TURN = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"

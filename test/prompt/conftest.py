@@ -8,7 +8,7 @@ from tokenizers.normalizers import NFC
 from tokenizers.trainers import BpeTrainer
 
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
-from molmo2_ros.training.nano_tokenizer import VISUAL_TOKENS, train_nano_tokenizer
+from molmo2_ros.training.nano.tokenizer import VISUAL_TOKENS, train_nano_tokenizer
 
 # Splits as Qwen2's: contractions, words with one leading mark, single digits, marks, newlines.
 QWEN_SPLIT = (

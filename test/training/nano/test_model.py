@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from molmo2_ros.prompt.patches import clip_patches, clip_pooling
-from molmo2_ros.training.model import (
+from molmo2_ros.training.nano.model import (
     ModelConfig,
     build_model,
     encode_frames,
     pooling_windows,
     to_patches,
 )
-from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
+from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
 
 CONFIG = ModelConfig(vocab_size=576)
 

@@ -4,7 +4,7 @@ A recipe's step is made of shares, each with batches and a random stream of its 
 `processes` of its configuration. Their gradients are averaged, so a step means the same whether a
 process takes one share, as on CPU cores, or several one after the other, as on a single GPU.
 
-`python -m molmo2_ros.training.rank --config training/configs/nano.yaml` prints what to give to
+`python -m molmo2_ros.training.nano.rank --config training/configs/nano.yaml` prints what to give to
 `torchrun --nproc-per-node`.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from molmo2_ros.errors import ConfigError
-from molmo2_ros.training.config import load_config
+from molmo2_ros.training.nano.config import load_config
 
 
 def num_processes(num_shares: int, num_gpus: int) -> int:
@@ -39,7 +39,7 @@ def shares_of(rank: int, world: int, num_shares: int) -> range:
     if num_shares % world:
         raise ConfigError(
             f"{world} processes for the {num_shares} shares of a step, expected a divisor; "
-            "`python -m molmo2_ros.training.rank` prints how many to start"
+            "`python -m molmo2_ros.training.nano.rank` prints how many to start"
         )
     return range(rank, num_shares, world)
 
@@ -60,7 +60,7 @@ def device_of(name: str, local_rank: int, num_gpus: int) -> torch.device:
     if local_rank >= num_gpus:
         raise ConfigError(
             f"process {local_rank} (from 0) of this machine finds {num_gpus} GPUs, expected one a "
-            "process; `python -m molmo2_ros.training.rank` prints how many to start, and "
+            "process; `python -m molmo2_ros.training.nano.rank` prints how many to start, and "
             "--device cpu needs none"
         )
     return torch.device("cuda", local_rank)

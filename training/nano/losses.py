@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from molmo2_ros.simulation.objects import CATEGORIES, COLOUR_NAMES
-from molmo2_ros.training.model import ModelConfig
+from molmo2_ros.training.nano.model import ModelConfig
+from molmo2_ros.training.nano.trees import IGNORED, Look, TreeBatch
 from molmo2_ros.training.scenes import GONE, SEEN, Sightings
-from molmo2_ros.training.trees import IGNORED, Look, TreeBatch
 
 if TYPE_CHECKING:
     from transformers import Molmo2ForConditionalGeneration

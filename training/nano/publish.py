@@ -1,6 +1,6 @@
 """Make the embedded engine of a finished run: export, calibrate, measure, say where it comes from.
 
-`python -m molmo2_ros.training.publish --run runs/nano --engine engines/nano`
+`python -m molmo2_ros.training.nano.publish --run runs/nano --engine engines/nano`
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from molmo2_ros.errors import ConfigError
-from molmo2_ros.training.config import StageConfig, load_config
-from molmo2_ros.training.schedule import learning_rate
+from molmo2_ros.training.nano.config import StageConfig, load_config
+from molmo2_ros.training.nano.schedule import learning_rate
 
-NANO = Path(__file__).parents[2] / "training" / "configs" / "nano.yaml"
+NANO = Path(__file__).parents[3] / "training" / "configs" / "nano.yaml"
 
 
 def write(tmp_path, text):

@@ -9,9 +9,9 @@ import numpy as np
 
 from molmo2_ros.simulation.motion import LabelledClip
 from molmo2_ros.simulation.sprites import SpriteComposer
-from molmo2_ros.training.augment import augment_clip, augment_still, pan_still
-from molmo2_ros.training.config import TrainConfig
-from molmo2_ros.training.pool import ASPECT_SHARES, ASPECTS, Pool
+from molmo2_ros.training.nano.augment import augment_clip, augment_still, pan_still
+from molmo2_ros.training.nano.config import TrainConfig
+from molmo2_ros.training.nano.pool import ASPECT_SHARES, ASPECTS, Pool
 from molmo2_ros.training.scenes import (
     Question,
     Sightings,

@@ -1,4 +1,4 @@
-"""Train molmo2-nano from nothing: `torchrun --nproc-per-node 2 -m molmo2_ros.training.train`.
+"""Train molmo2-nano from nothing: `torchrun --nproc-per-node 2 -m molmo2_ros.training.nano.train`.
 
 Read downwards: render what is missing, then the stages of the configuration. Steps are counted,
 not time, so a run does not depend on the machine's speed; nor does it depend on the number of
@@ -31,22 +31,22 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from molmo2_ros.simulation.sprites import SpriteComposer, Sprites
-from molmo2_ros.training.config import StageConfig, TrainConfig, load_config
-from molmo2_ros.training.losses import DenseHeads, TextReader, dense_labels, dense_loss
-from molmo2_ros.training.model import (
+from molmo2_ros.training.nano.config import StageConfig, TrainConfig, load_config
+from molmo2_ros.training.nano.losses import DenseHeads, TextReader, dense_labels, dense_loss
+from molmo2_ros.training.nano.model import (
     build_model,
     encode_frames,
     pooling_windows,
     save_checkpoint,
     to_patches,
 )
-from molmo2_ros.training.nano_tokenizer import train_nano_tokenizer
-from molmo2_ros.training.pool import ASPECTS, Pool, render_pool
-from molmo2_ros.training.rank import device_of, shares_of
+from molmo2_ros.training.nano.pool import ASPECTS, Pool, render_pool
+from molmo2_ros.training.nano.rank import device_of, shares_of
+from molmo2_ros.training.nano.schedule import learning_rate
+from molmo2_ros.training.nano.stream import Example, ExampleStream
+from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
+from molmo2_ros.training.nano.trees import TreeBatch, TreeWriter
 from molmo2_ros.training.scenes import track_has_gap
-from molmo2_ros.training.schedule import learning_rate
-from molmo2_ros.training.stream import Example, ExampleStream
-from molmo2_ros.training.trees import TreeBatch, TreeWriter
 
 log = logging.getLogger("train")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from molmo2_ros.errors import ConfigError
-from molmo2_ros.training.config import load_config
-from molmo2_ros.training.rank import device_of, main, num_processes, shares_of
+from molmo2_ros.training.nano.config import load_config
+from molmo2_ros.training.nano.rank import device_of, main, num_processes, shares_of
 
 
 @pytest.mark.parametrize(

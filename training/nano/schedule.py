@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from molmo2_ros.training.config import StageConfig
+from molmo2_ros.training.nano.config import StageConfig
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:

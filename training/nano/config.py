@@ -10,8 +10,8 @@ import yaml
 
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.runtime.strict_json import read_dataclass
-from molmo2_ros.training.model import ModelConfig
-from molmo2_ros.training.pool import PoolConfig
+from molmo2_ros.training.nano.model import ModelConfig
+from molmo2_ros.training.nano.pool import PoolConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,5 +68,5 @@ def load_config(path: Path) -> TrainConfig:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the training configuration {path}: {error}") from error
-    cure = "see the fields of TrainConfig in training/config.py"
+    cure = "see the fields of TrainConfig in training/nano/config.py"
     return read_dataclass(TrainConfig, loaded, str(path), cure, ConfigError)

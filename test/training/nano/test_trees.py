@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from molmo2_ros.training.losses import TextReader
-from molmo2_ros.training.model import (
+from molmo2_ros.training.nano.losses import TextReader
+from molmo2_ros.training.nano.model import (
     ModelConfig,
     build_model,
     encode_frames,
     pooling_windows,
     to_patches,
 )
-from molmo2_ros.training.nano_tokenizer import CHAT_TOKENS, VISUAL_TOKENS, train_nano_tokenizer
+from molmo2_ros.training.nano.tokenizer import CHAT_TOKENS, VISUAL_TOKENS, train_nano_tokenizer
+from molmo2_ros.training.nano.trees import IGNORED, TreeWriter, tree_mask
 from molmo2_ros.training.scenes import clip_questions, locate
-from molmo2_ros.training.trees import IGNORED, TreeWriter, tree_mask
 
 STAMPS = (0.0, 0.5, 1.2)
 

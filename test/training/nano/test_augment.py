@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from molmo2_ros.training.augment import augment_clip, augment_still, pan_still
+from molmo2_ros.training.nano.augment import augment_clip, augment_still, pan_still
 from molmo2_ros.training.scenes import locate
 
 BOX = (60, 60, 100, 100)

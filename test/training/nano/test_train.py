@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
-from molmo2_ros.training.config import StageConfig, TrainConfig
-from molmo2_ros.training.model import ModelConfig
-from molmo2_ros.training.pool import Pool, PoolConfig, render_pool
-from molmo2_ros.training.train import Trainer, main
+from molmo2_ros.training.nano.config import StageConfig, TrainConfig
+from molmo2_ros.training.nano.model import ModelConfig
+from molmo2_ros.training.nano.pool import Pool, PoolConfig, render_pool
+from molmo2_ros.training.nano.train import Trainer, main
 
 CONFIG = TrainConfig(
     model=ModelConfig(vocab_size=576, vision_layers=2, text_layers=3),
@@ -86,7 +86,7 @@ def test_one_process_reaches_the_weights_of_two_bit_by_bit(tmp_path, pool, one_t
             main(options)
         else:
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            start = [*torchrun, "--nproc-per-node", "2", "-m", "molmo2_ros.training.train"]
+            start = [*torchrun, "--nproc-per-node", "2", "-m", "molmo2_ros.training.nano.train"]
             subprocess.run([*start, *options], check=True, timeout=300)
         files.append((folder / "checkpoint" / "model.safetensors").read_bytes())
     assert files[0] == files[1]

@@ -1,0 +1,1 @@
+"""How molmo2-nano is trained from nothing: its scenes, its dense heads, its schedule."""
