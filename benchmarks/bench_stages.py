@@ -4,18 +4,22 @@
 
 Matrix products are held against the machine's own best (a large float32 product in NumPy's BLAS on
 all cores), decoding one token at a time against its memory bandwidth (summing an array larger than
-the caches): a token reads every weight of the decoder once. `--released` measures a model of the
-released vision size and two layers of Qwen3-4B's width, with random weights.
+the caches): a token reads every weight of the decoder once. Memory of a stage is what
+the process holds at the worst moment of a freshly loaded engine's first call, above what it held
+before. `--released` measures a model of the released vision size and two layers of Qwen3-4B's
+width, with random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +54,8 @@ def main() -> None:
             path = make_engine(Path(folder))
         before_mb = _resident_mb()
         engine = load_engine(path, threads=options.threads)
-        rows, figures = _stages(engine, options.runs)
+        fresh = partial(load_engine, path, threads=options.threads, self_test="off")
+        rows, figures = _stages(engine, fresh, options.runs)
     figures["loaded_mb"] = round(_resident_mb() - before_mb)
     figures["largest_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
     publish(
@@ -64,7 +69,9 @@ def main() -> None:
     )
 
 
-def _stages(engine: Engine, num_runs: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def _stages(
+    engine: Engine, fresh: Callable[[], Engine], num_runs: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     vision, text = engine.manifest.vision, engine.manifest.text
     rng = np.random.default_rng(0)
     grid = vision.image_size // vision.patch_size
@@ -75,18 +82,21 @@ def _stages(engine: Engine, num_runs: int) -> tuple[list[dict[str, Any]], dict[s
     is_visual = rng.random(num_prefix) < 0.9
     visual_BSD = rng.normal(size=(1, num_prefix, text.hidden_size)).astype(np.float32)
 
-    def prefill() -> Any:
+    def encode(engine: Engine) -> Any:
+        return engine.encode(patches_KNC, pooling_MW)
+
+    def prefill(engine: Engine) -> Any:
         bias = prefix_bias(is_visual)[None, None]
         positions = np.arange(num_prefix)[None]
         return engine.forward(ids_BS, positions, bias, engine.empty_kv(), visual_BSD=visual_BSD)
 
-    _, kv = prefill()
+    _, kv = prefill(engine)
 
-    def verify(num_tokens: int) -> Callable[[], Any]:
+    def verify(num_tokens: int) -> Callable[[Engine], Any]:
         positions = num_prefix + np.arange(num_tokens)[None]
         bias = suffix_bias(num_tokens, num_prefix)[None, None]
         wanted = np.arange(num_tokens)
-        return lambda: engine.forward(
+        return lambda engine: engine.forward(
             ids_BS[:, :num_tokens], positions, bias, kv, logit_indices_L=wanted
         )
 
@@ -100,18 +110,14 @@ def _stages(engine: Engine, num_runs: int) -> tuple[list[dict[str, Any]], dict[s
     vision_bytes = sum(size for name, size in weights.items() if name.startswith("vision"))
     # Two operations for each weight and token; weights are four bytes.
     cases = [
-        (
-            "vision, one frame",
-            lambda: engine.encode(patches_KNC, pooling_MW),
-            grid**2,
-            vision_bytes,
-        ),
+        ("vision, one frame", encode, grid**2, vision_bytes),
         (f"prefill, {num_prefix} tokens", prefill, num_prefix, decoder_bytes),
         *((f"verify, {n} tokens", verify(n), n, decoder_bytes) for n in VERIFIED),
     ]
     rows, spent_s = [], {}
     for case, function, num_tokens, size in cases:
-        spent_s[case] = _median_seconds(function, num_runs)
+        spent_s[case] = _median_seconds(partial(function, engine), num_runs)
+        extra_mb = _extra_mb(partial(function, fresh()))
         rows.append(
             {
                 "case": case,
@@ -119,6 +125,7 @@ def _stages(engine: Engine, num_runs: int) -> tuple[list[dict[str, Any]], dict[s
                 "of_best_product": round(num_tokens * size / 2 / spent_s[case] / product_flops, 3),
                 "of_bandwidth": round(size / spent_s[case] / read_bytes, 3),
                 "weights_mb": round(size / 1e6, 1),
+                "extra_mb": None if extra_mb is None else round(extra_mb, 1),
                 "n": num_runs,
             }
         )
@@ -154,6 +161,20 @@ def _best_read() -> float:
     """Bytes a second that are read while an array larger than the caches is summed."""
     array = np.ones(64_000_000, np.float32)
     return array.nbytes / min(_median_seconds(array.sum, 1) for _ in range(5))
+
+
+def _extra_mb(function: Callable[[], Any]) -> float | None:
+    """Resident memory at the worst moment of a call above that before it; None beside Linux."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
+    except OSError:
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # or memory freed earlier would be used again, unseen
+    before_mb = _resident_mb()
+    function()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak_kib = next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
+    return int(peak_kib) * 1024 / 1e6 - before_mb
 
 
 def _resident_mb() -> float:
