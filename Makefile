@@ -27,6 +27,9 @@ INFERENCE_READY := $(call stamp,$(VENV),inference,$(INFERENCE))
 TEST_READY := $(call stamp,$(VENV),test,$(TEST))
 JAZZY_READY := $(call stamp,$(JAZZY),test,$(JAZZY_TEST))
 
+# A file's tests stay in one process, which keeps what they share, and in their order.
+WHOLE := -n 2 --dist loadfile --no-loadscope-reorder
+
 # One short line for each package that pip takes up.
 define install
 	@echo "$(1): installing $(2)"
@@ -54,10 +57,10 @@ reach: $(INFERENCE_READY)  ## a simulated arm touches what is asked for; OBJECT=
 env: $(TEST_READY)  ## the whole environment for tests, benchmarks and training, in .venv
 
 test: $(TEST_READY)  ## the whole suite; PYTEST_ARGS= is handed on
-	$(call within,$(VENV)) python -m pytest $(PYTEST_ARGS)
+	$(call within,$(VENV)) python -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
 
 test-jazzy: $(JAZZY_READY)  ## the suite on Python 3.10, ROS 2 Jazzy and NumPy 1.26, in .venv-jazzy
-	$(call within,$(JAZZY)) python -m pytest $(PYTEST_ARGS)
+	$(call within,$(JAZZY)) python -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
 
 lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
 	$(call within,$(VENV)) python -m pytest -q test/test_lint.py test/test_architecture.py

@@ -119,6 +119,7 @@ setup(
             "pillow",
             "pytest>=7",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff",
             "torchvision",
             "uvicorn",

@@ -1,9 +1,11 @@
 """What must stand before the first import of rclpy, torch or hypothesis, whoever starts pytest."""
 
+import atexit
 import fcntl
 import importlib.util
 import itertools
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -41,7 +43,9 @@ if (Path(sys.prefix) / "share" / "ament_index").is_dir():
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # Humble always checks; later releases only when told
 os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="molmo2_ros_log_"))
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="molmo2_ros_cache_")  # passed self-tests
+_CACHE = tempfile.mkdtemp(prefix="molmo2_ros_cache_")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = _CACHE  # passed self-tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models: threads cost more than they bring
 
 settings.register_profile(
@@ -69,7 +73,8 @@ def pytest_configure(config):
 
 # Never the one just used: a participant of the last test may take a moment to leave its domain, and
 # its latched messages would come to the next.
-_DOMAINS = itertools.cycle(range(1, 101))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_DOMAINS = itertools.islice(itertools.cycle(range(1, 101)), 50 * _WORKER, None)
 
 
 def claim_domain():

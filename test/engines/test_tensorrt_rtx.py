@@ -65,7 +65,8 @@ def decomposed_nano(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nano") / "decomposed"
     folder.mkdir()
     write_graphs(load_checkpoint(NANO / "checkpoint"), folder, opset=OPSETS["decomposed"])
-    replace(Manifest.load(NANO, verify=False), form="decomposed").write(folder)
+    facts = {"form": "decomposed", "opset": OPSETS["decomposed"]}
+    replace(Manifest.load(NANO, verify=False), **facts).write(folder)
     return folder
 
 
@@ -91,6 +92,7 @@ def released_shapes(tmp_path_factory):
         replace(
             nano,
             form=form,
+            opset=opset,
             dtype="float16",
             vision=replace(nano.vision, image_size=378, feature_width=2560, video_pooling=(3, 3)),
             text=text_facts(config),
