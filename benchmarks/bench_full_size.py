@@ -147,7 +147,7 @@ def _checkpoint(folder: Path, variant: str, num_layers: int | None) -> None:
 
 
 def _export(checkpoint: Path, out: Path) -> None:
-    export_checkpoint(checkpoint, out, run=False, progress=_progress)
+    export_checkpoint(checkpoint, out, check=False, progress=_progress)
 
 
 def _quantize(source: Path, out: Path, vision: str | None, threads: int) -> None:

@@ -31,43 +31,65 @@ from molmo2_ros.engines.parity import (
 )
 from molmo2_ros.errors import EngineError, Molmo2Error
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
-from molmo2_ros.runtime.decoding import generate, prefill
+from molmo2_ros.runtime.decoding import Prefix, generate, prefill
 from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.examination import late_logits, probe_features, read_text
-from molmo2_ros.runtime.golden import Golden, clip_inputs, examine
+from molmo2_ros.runtime.golden import ClipInputs, Golden, clip_inputs, examine
 from molmo2_ros.runtime.manifest import file_entry
 
 
-def record_golden(engine: Engine, example: Golden | None = None) -> Golden:
+def write_answer(engine: Engine, example: Golden | None = None) -> tuple[int, ...]:
+    """The tokens that an engine answers the example's question with."""
+    inputs = _inputs(engine, example or drawn_example())
+    prefix = _read_clip(engine, inputs)
+    (answer,) = generate(engine, prefix, [inputs.suffix.ids], max_new_tokens=NUM_GOLDEN_TOKENS)
+    return answer.ids
+
+
+def record_golden(
+    engine: Engine, example: Golden | None = None, answer: Sequence[int] | None = None
+) -> Golden:
     """The example with what an engine computes, as the reference for other machines.
 
     Args:
         engine: proven by other means.
         example: clip and question; None for a drawn one.
+        answer: tokens that another engine wrote, for one that takes long to write; it reads them in
+            one pass.
     """
     example = example or drawn_example()
-    manifest = engine.manifest
-    tokenizer = PromptTokenizer(engine.folder)
-    inputs = clip_inputs(
-        manifest.vision, tokenizer, example.frames, example.times_s, example.question
-    )
-    features_MD = engine.encode(inputs.patches_KNC, inputs.pooling_MW)
-    prefix = prefill(engine, inputs.prefix, features_MD)
+    answer = write_answer(engine, example) if answer is None else answer
+    inputs = _inputs(engine, example)
+    prefix = _read_clip(engine, inputs)
     suffix_S = inputs.suffix.ids
-    (answer,) = generate(engine, prefix, [suffix_S], max_new_tokens=NUM_GOLDEN_TOKENS)
     steps, kv = read_text(engine, suffix_S, prefix.num_tokens, prefix.kv)
     steps_NV = steps[-1:]
-    if answer.ids:
-        tokens_N = np.array(answer.ids, np.int64)
+    if answer:
+        tokens_N = np.array(answer, np.int64)
         more_NV, _ = read_text(engine, tokens_N, prefix.num_tokens + len(suffix_S), kv)
         steps_NV = np.concatenate([steps_NV, more_NV])
     return filled_golden(
         example,
-        answer.ids,
+        answer,
         steps_NV,
         late_logits(engine, inputs.suffix),
         probe_features(engine, inputs.patches_KNC),
     )
+
+
+def _inputs(engine: Engine, example: Golden) -> ClipInputs:
+    return clip_inputs(
+        engine.manifest.vision,
+        PromptTokenizer(engine.folder),
+        example.frames,
+        example.times_s,
+        example.question,
+    )
+
+
+def _read_clip(engine: Engine, inputs: ClipInputs) -> Prefix:
+    features_MD = engine.encode(inputs.patches_KNC, inputs.pooling_MW)
+    return prefill(engine, inputs.prefix, features_MD)
 
 
 def reference_golden(engine: Engine, checkpoint: Path, example: Golden | None = None) -> Golden:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from molmo2_ros.engines.golden import record_golden
+from molmo2_ros.engines.golden import record_golden, write_answer
 from molmo2_ros.engines.onnx_file import Progress, quiet_progress
 from molmo2_ros.engines.parity import measured_facts
 from molmo2_ros.engines.quantization import Gauge, Quantization
@@ -72,7 +72,7 @@ def quantize_engine(
             open_made: Callable[[], Engine] = open_twin
             if quantization.runs_here:
                 open_made = partial(load_engine, built, threads=threads, self_test="off")
-            made = _prove(example, built, made, open_twin(), open_made())
+            made = _prove(example, built, made, open_twin, open_made)
             if gauge is not None:
                 before = gauge.measure(load_engine(source, threads=threads))
                 made = replace(made, accuracy=gauge.compare(before, gauge.measure(open_made())))
@@ -155,15 +155,23 @@ def _described(folder: Path, source: Manifest, forms: Mapping[str, WeightForm]) 
 
 
 def _prove(
-    example: Golden, folder: Path, manifest: Manifest, reference: Engine, engine: Engine
+    example: Golden,
+    folder: Path,
+    manifest: Manifest,
+    open_reference: Callable[[], Engine],
+    open_engine: Callable[[], Engine],
 ) -> Manifest:
     """Write the golden example with what the reference computes, and let the engine compute it.
+
+    One of the two is in memory at a time. The engine writes the answer and the reference reads it,
+    since each pass of the reference unpacks all weights.
 
     Raises:
         EngineError: it computes something else.
     """
-    golden = record_golden(reference, example)
-    facts = measured_facts(engine, golden)
+    answer = write_answer(open_engine(), example)
+    golden = record_golden(open_reference(), example, answer)
+    facts = measured_facts(open_engine(), golden)
     golden.save(folder / facts.file)
     files = {**manifest.files, facts.file: file_entry(folder / facts.file)}
     manifest = replace(manifest, files=files, golden=facts)
