@@ -19,6 +19,7 @@ def open_model(
     *,
     threads: int | None = None,
     device: str = "auto",
+    rebuild: bool = False,
     self_test: str = "refuse",
     remote: RemoteSettings | None = None,
     constrained: bool = False,
@@ -31,6 +32,7 @@ def open_model(
             from a parameter or the command line; never take it from a topic.
         threads: as in `load_engine`; a server has its own.
         device: likewise.
+        rebuild: likewise.
         self_test: likewise.
         remote: how a server is asked.
         constrained: whether answers are to follow the grammar.
@@ -42,7 +44,7 @@ def open_model(
     """
     if engine is None or not is_url(engine):
         folder = None if engine == "nano" else engine
-        return load(folder, threads=threads, device=device, self_test=self_test)
+        return load(folder, threads=threads, device=device, rebuild=rebuild, self_test=self_test)
     refuse_constrained(constrained)
     return RemoteServer(parse_address(engine), remote or RemoteSettings())
 

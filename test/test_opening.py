@@ -7,6 +7,7 @@ from molmo2_ros.grounder import Grounder
 from molmo2_ros.opening import facts_of, grounder_of, open_model
 from molmo2_ros.remote.grounder import RemoteGrounder
 from molmo2_ros.remote.server import RemoteSettings
+from molmo2_ros.runtime.engine import load_engine
 
 URL = "http://127.0.0.1:1/v1"
 
@@ -20,6 +21,18 @@ def test_a_folder_or_nothing_is_loaded(engine):
     assert facts_of(model) == grounder.model
     assert grounder.model.name == "molmo2-nano"
     assert grounder.pause_s == 0.0
+
+
+def test_what_is_set_for_a_folder_reaches_its_loader():
+    asked = {}
+
+    def load(folder, **options):
+        asked.update(options, folder=folder)
+        return load_engine(folder, threads=1)
+
+    options = {"threads": 3, "device": "cpu", "rebuild": True, "self_test": "warn"}
+    open_model("nano", load=load, **options)
+    assert asked == {**options, "folder": None}
 
 
 def test_a_url_is_a_server_that_need_not_run_yet():

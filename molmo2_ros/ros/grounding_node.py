@@ -114,6 +114,7 @@ class GroundingNode(LifecycleNode):
                 parameters.engine,
                 threads=parameters.threads or None,
                 device=parameters.device,
+                rebuild=parameters.rebuild_plans,
                 self_test="off",
                 remote=remote_settings(parameters),
                 constrained=parameters.constrained,

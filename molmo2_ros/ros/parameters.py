@@ -145,6 +145,11 @@ class GroundingParameters:
         "/diagnostics and run it all the same, or `off`: compare nothing.",
         choices=SELF_TESTS,
     )
+    rebuild_plans: bool = setting(
+        False,
+        "Build the engine's TensorRT plans anew, which takes minutes, where they are of another "
+        "GPU, TensorRT, driver or graph; false refuses such plans (docs/engines.md).",
+    )
     autostart: bool = setting(
         True, "Configure and activate at start; false leaves both to a lifecycle client."
     )
