@@ -40,6 +40,7 @@ class Watcher:
         self.started_at: float | None = None  # monotonic time of the first answer
         self.refused: set[int] = set()  # ids of queries that the model cannot answer
         self.camera_problem = ""  # why the camera has not shown anything yet
+        self._camera_told = False
         self._num_frames = 0
         self._num_points = 0
         self._num_tracks = 0
@@ -89,7 +90,11 @@ class Watcher:
 
     def _on_camera_info(self, _: CameraInfo) -> None:
         self._num_frames += 1
-        if self._num_frames == 1:
+        self._tell_camera()
+
+    def _tell_camera(self) -> None:
+        if not self._camera_told:
+            self._camera_told = True
             since_s = time.monotonic() - self._begun
             print(f"{since_s:6.1f} s  the camera is up", flush=True)
 
@@ -101,6 +106,7 @@ class Watcher:
 
     def _on_points(self, message: PointCloud2) -> None:
         self._num_points += 1
+        self._tell_camera()  # the node of the points may have found the camera first
         self._rows = rows_of(message)
         for answer in self._untold:
             print(self._line(answer, self._rows), flush=True)
