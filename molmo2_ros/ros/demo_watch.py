@@ -76,8 +76,12 @@ class Watcher:
     @property
     def is_complete(self) -> bool:
         """Something of each kind came, and was filmed."""
-        counts = (self._num_frames, self._num_points, self._num_tracks, self._num_answers)
-        return all(counts) and len(self.files) == 2
+        return self.has_seen_all and len(self.files) == 2
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Something of each kind came."""
+        return all((self._num_frames, self._num_points, self._num_tracks, self._num_answers))
 
     @property
     def files(self) -> list[Path]:
