@@ -32,7 +32,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from benchmarks.random_checkpoint import VARIANTS, make_checkpoint  # noqa: E402
 from benchmarks.report import publish  # noqa: E402
 from molmo2_ros.engines.export import export_checkpoint  # noqa: E402
-from molmo2_ros.engines.quantization import Quantization  # noqa: E402
+from molmo2_ros.engines.quantization import BLOCKS, Quantization  # noqa: E402
 from molmo2_ros.engines.quantize import quantize_engine  # noqa: E402
 from molmo2_ros.engines.tensor_files import GraphFile, num_bytes  # noqa: E402
 from molmo2_ros.prompt.layout import suffix_bias  # noqa: E402
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for checkpoint and engines")
     parser.add_argument("--variant", choices=sorted(VARIANTS), default="Molmo2-4B")
     parser.add_argument("--layers", type=int, help="of the language model; default: all")
+    parser.add_argument("--block", type=int, choices=BLOCKS, default=32, help="weights of a scale")
     parser.add_argument("--vision", choices=["int8"], help="default: float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=9)
@@ -69,7 +70,7 @@ def main() -> None:
         packages=("numpy", "onnxruntime", "torch", "transformers"),
         settings={
             name: getattr(options, name)
-            for name in ("variant", "layers", "vision", "threads", "runs")
+            for name in ("variant", "layers", "block", "vision", "threads", "runs")
         },
         figures=figures,
         equality={"the engine passes its golden example, made by plain operators": True},
@@ -111,7 +112,7 @@ def _make(options: argparse.Namespace) -> list[dict[str, Any]]:
             (checkpoint, options.variant, options.layers),
         ),
         ("export, float32", whole, _export, (checkpoint, whole)),
-        ("quantise, int4", small, _quantize, (whole, small, options.vision, options.threads)),
+        ("quantise, int4", small, _quantize, (whole, small, options)),
     ]
     rows = []
     for case, path, function, arguments in steps:
@@ -150,9 +151,15 @@ def _export(checkpoint: Path, out: Path) -> None:
     export_checkpoint(checkpoint, out, check=False, progress=_progress)
 
 
-def _quantize(source: Path, out: Path, vision: str | None, threads: int) -> None:
-    quantization = Quantization(scheme="int4", block=32, vision=vision)
-    quantize_engine(source, out, quantization, gauge=None, threads=threads, progress=_progress)
+def _quantize(source: Path, out: Path, options: argparse.Namespace) -> None:
+    quantize_engine(
+        source,
+        out,
+        Quantization(scheme="int4", block=options.block, vision=options.vision),
+        gauge=None,
+        threads=options.threads,
+        progress=_progress,
+    )
 
 
 def _progress(items: Iterable[Any], what: str) -> Iterable[Any]:
