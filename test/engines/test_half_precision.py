@@ -51,6 +51,13 @@ def test_features_of_float16_are_float32_near_the_models(engine, sharded):
     np.testing.assert_allclose(features, expected, rtol=0, atol=0.01 * np.abs(expected).max())
 
 
+def test_window_without_any_patch_gives_numbers(engine):
+    patches = np.random.default_rng(0).uniform(-1, 1, (1, 729, 588)).astype(np.float32)
+    pooling = np.arange(18).reshape(2, 9)
+    pooling[1] = -1
+    assert np.isfinite(engine.encode(patches, pooling)).all()
+
+
 def test_row_that_may_see_nothing_gives_numbers(engine):
     bias = np.full((3, 3), HIDDEN, np.float32)
     bias[0, 0] = bias[2, :] = 0
