@@ -232,7 +232,7 @@ def weights_sha256(folder: Path) -> str:
     """Hash over all weight files in the order of their names.
 
     Raises:
-        EngineError: a file of the hub's cache is not the one after whose hash the hub named it.
+        EngineError: a file that was fetched from the hub is not the one that the hub has.
     """
     together = hashlib.sha256()
     for path in weight_files(folder):
@@ -241,13 +241,29 @@ def weights_sha256(folder: Path) -> str:
             for block in iter(lambda: stream.read(1 << 22), b""):
                 together.update(block)
                 alone.update(block)
-        blob = path.resolve().name
-        if path.is_symlink() and _BLOB.fullmatch(blob) and alone.hexdigest() != blob:
+        wanted = _hub_sha256(path)
+        if wanted and alone.hexdigest() != wanted:
             raise EngineError(
-                f"{path} was altered: its sha256 is not {blob}, after which the hub named it; "
-                f"{_FRESH}"
+                f"{path} was altered: its sha256 is not {wanted}, which the hub has; {_FRESH}"
             )
     return together.hexdigest()
+
+
+def _hub_sha256(path: Path) -> str:
+    """What the hub said of a file when it was fetched; "" where it was not, or was written since.
+
+    Source: huggingface_hub's cache names a file by its hash and links to it; `hf download
+    --local-dir` writes commit, hash and time below .cache/huggingface/download.
+    """
+    found = path.resolve().name if path.is_symlink() else ""
+    told = path.parent / ".cache" / "huggingface" / "download" / f"{path.name}.metadata"
+    try:
+        _, digest, fetched_s = told.read_text(encoding="utf-8").split()
+        if path.stat().st_mtime <= float(fetched_s) + 1:
+            found = digest
+    except (OSError, ValueError):
+        pass  # not fetched so
+    return found if _BLOB.fullmatch(found) else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

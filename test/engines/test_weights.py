@@ -1,7 +1,10 @@
 """The tensors of a checkpoint: every stored layout, and files that are not what they should be."""
 
+import hashlib
 import json
+import os
 import shutil
+import time
 
 import pytest
 import torch
@@ -168,6 +171,30 @@ def as_in_hub_cache(folder, tmp_path):
         blob = tmp_path / weights_sha256(one)
         path.rename(blob)
         path.symlink_to(blob)
+
+
+def as_downloaded(folder):
+    """Note each file's hash beside the folder's files, as `hf download --local-dir` does."""
+    notes = folder / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    for path in folder.glob("*.safetensors"):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        (notes / f"{path.name}.metadata").write_text(f"{'a' * 40}\n{digest}\n{time.time()}\n")
+
+
+def test_downloaded_file_that_was_altered_is_found_unless_it_was_written_since(spoilt):
+    as_downloaded(spoilt)
+    whole = weights_sha256(spoilt)
+    path = shard(spoilt, 1)
+    fetched_s = path.stat().st_mtime
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, (fetched_s, fetched_s))
+    with pytest.raises(EngineError, match="model-00002-of-.* was altered: its sha256 is not"):
+        weights_sha256(spoilt)
+    os.utime(path, (fetched_s + 60, fetched_s + 60))  # somebody's own weights
+    assert weights_sha256(spoilt) != whole
 
 
 def test_file_of_the_hub_that_was_altered_is_found(spoilt, tmp_path):
