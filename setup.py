@@ -120,6 +120,7 @@ setup(
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist",
+            "requests",
             "ruff",
             "torchvision",
             "uvicorn",

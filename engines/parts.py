@@ -30,7 +30,7 @@ from molmo2_ros.runtime.onnx_session import ort_value
 if TYPE_CHECKING:
     from transformers import Molmo2ForConditionalGeneration
 
-PART_BYTES = 1 << 30
+PART_BYTES = 1 << 29  # the CPU's kernels may widen halves, which doubles them
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
 
@@ -93,6 +93,9 @@ class PartedGraph:
         )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False
+        # Each part runs once: another layout of its weights would be a second copy for nothing.
+        options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry(_FOLDER_OF_WEIGHTS, str(self._folder))
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -1,11 +1,13 @@
 """A small random checkpoint and its exported engine."""
 
+import onnxruntime
 import pytest
 import torch
 
 from benchmarks import random_checkpoint
 from molmo2_ros.engines.checkpoint import load_checkpoint
 from molmo2_ros.engines.export import main
+from molmo2_ros.runtime.providers import release
 from molmo2_ros.training.nano.model import ModelConfig, build_model, save_checkpoint
 from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
 
@@ -93,5 +95,7 @@ def sharded(tmp_path_factory, reduced):
 def float16(sharded, tmp_path_factory):
     """The engine folder of several files of weights, in float16 and proven in it."""
     folder = tmp_path_factory.mktemp("float16") / "engine"
-    assert main([str(sharded), str(folder), "--dtype", "float16"]) == 0
+    # ONNX Runtime before 1.26 has no fast fused attention in float16 on the CPU.
+    form = "fused" if release(onnxruntime.__version__) >= (1, 26) else "decomposed"
+    assert main([str(sharded), str(folder), "--dtype", "float16", "--form", form]) == 0
     return folder

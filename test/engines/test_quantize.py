@@ -117,10 +117,11 @@ def test_answers_of_a_quantised_engine_are_much_those_of_the_source(quantized):
     )
 
 
-def test_drafts_change_no_token_within_one_quantised_file(quantized):
-    engine = load_engine(quantized, threads=1)
-    golden = Golden.load(quantized / "golden.npz")
-    tokenizer = PromptTokenizer(quantized)
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_drafts_change_no_token_within_one_quantised_file(made, name):
+    engine = load_engine(made / name, threads=1)
+    golden = Golden.load(made / name / "golden.npz")
+    tokenizer = PromptTokenizer(made / name)
     inputs = [
         clip_inputs(engine.manifest.vision, tokenizer, golden.frames, golden.times_s, question)
         for question in (golden.question, "Point to all mugs.", "How many cups are there?")
