@@ -217,7 +217,10 @@ def test_graph_that_does_not_load_is_reported_with_the_cure(engine_folder, vouch
 @pytest.mark.parametrize(
     ("dtype", "message"),
     [
-        ("float16", r"takes attn_bias as tensor\(float\), the manifest says float16: they"),
+        (
+            "float16",  # ONNX Runtime before 1.26 is refused for such an engine at all
+            r"takes attn_bias as tensor\(float\), the manifest says|needs onnxruntime 1\.26",
+        ),
         ("bfloat16", r"is in bfloat16, which ONNX Runtime does not multiply on the CPU"),
     ],
 )

@@ -176,7 +176,7 @@ from molmo2_ros.simulation.view import Intrinsics
 from molmo2_ros.simulation.world import World
 
 scene = World(7, variants=1).arrange(np.random.default_rng(7), num_objects=1)
-for _ in range(10):
+for _ in range(20):
     renderer = open_renderer("egl", Intrinsics.from_view(80, 60))
     assert renderer.render(scene).rgb.any()
     renderer.close()
@@ -192,8 +192,9 @@ def test_closing_ends_the_thread_and_frees_the_context():
         [sys.executable, "-c", OPEN_AND_CLOSE], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
     memory_mb = [int(line) for line in told.split()]
-    assert len(memory_mb) == 10
-    assert memory_mb[-1] - memory_mb[4] < 50  # a context that lives on keeps 24
+    assert len(memory_mb) == 20
+    # The ten contexts between the two keep 24 each where they live on.
+    assert min(memory_mb[15:]) - min(memory_mb[5:10]) < 120
 
 
 def test_auto_leaves_the_table_to_rays_where_a_cpu_plays_the_gpu(egl):
