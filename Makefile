@@ -19,9 +19,9 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/pytho
 
 INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt constraints.txt)
 TEST := $(INFERENCE) $(addprefix requirements/,training.txt test.txt tensorrt-rtx.txt \
-	torchvision.txt)
+	without_dependencies.txt)
 JAZZY_TEST := $(addprefix requirements/,jazzy.txt simulation.txt training.txt test.txt \
-	tensorrt-rtx.txt torchvision.txt constraints-jazzy.txt)
+	tensorrt-rtx.txt without_dependencies.txt constraints-jazzy.txt)
 stamp = $(1)/.ready-$(2)-$(shell cat setup.py $(3) | sha256sum | cut -c1-12)
 INFERENCE_READY := $(call stamp,$(VENV),inference,$(INFERENCE))
 TEST_READY := $(call stamp,$(VENV),test,$(TEST))
@@ -95,8 +95,8 @@ $(INFERENCE_READY): | $(VENV)/bin/python
 
 $(TEST_READY): $(INFERENCE_READY)
 	$(call install,$(VENV),what training and tests need,-c requirements/constraints.txt \
-		$(addprefix -r ,$(filter-out %constraints.txt %torchvision.txt,$(TEST))))
-	@$(VENV)/bin/python -m pip install -q --no-deps -r requirements/torchvision.txt
+		$(addprefix -r ,$(filter-out %constraints.txt %without_dependencies.txt,$(TEST))))
+	@$(VENV)/bin/python -m pip install -q --no-deps -r requirements/without_dependencies.txt
 	@rm -f $(VENV)/.ready-test-*; touch $@
 
 $(JAZZY)/bin/python:
@@ -108,7 +108,7 @@ $(JAZZY)/bin/python:
 
 $(JAZZY_READY): | $(JAZZY)/bin/python
 	$(call install,$(JAZZY),the suite on Jazzy,-c requirements/constraints-jazzy.txt \
-		$(addprefix -r ,$(filter-out %constraints-jazzy.txt %torchvision.txt,$(JAZZY_TEST))))
-	@$(JAZZY)/bin/python -m pip install -q --no-deps -r requirements/torchvision.txt
+		$(addprefix -r ,$(filter-out %constraints-jazzy.txt %without_dependencies.txt,$(JAZZY_TEST))))
+	@$(JAZZY)/bin/python -m pip install -q --no-deps -r requirements/without_dependencies.txt
 	$(call install_commands,$(JAZZY))
 	@rm -f $(JAZZY)/.ready-test-*; touch $@

@@ -23,13 +23,18 @@ TENSORRT_RTX = [
 ]
 TRAINING = [
     *SIMULATION,
-    "torch>=2.13",
-    "transformers>=5.20.2",
-    "safetensors",
+    "accelerate",
     "huggingface-hub",
+    "matplotlib",
     "onnx",
     "onnx-ir",
     "onnxscript",
+    "peft",
+    "pyarrow",
+    "rosbags",
+    "safetensors",
+    "torch>=2.13",
+    "transformers>=5.20.2",
 ]
 
 
@@ -108,7 +113,6 @@ setup(
         "test": [
             *CPU,
             *TRAINING,
-            "accelerate",
             "codespell",
             "colcon-common-extensions",
             "fastapi",
@@ -120,6 +124,7 @@ setup(
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist",
+            "ray[data]",
             "requests",
             "ruff",
             "torchvision",
