@@ -32,14 +32,14 @@ class PackedBatch:
     readers_L: torch.Tensor  # int64, the position that predicts each of them
     patches_KNC: torch.Tensor  # float32; K is 0 where nothing is shown
     windows_MW: torch.Tensor  # int64 into all K * N patches, -1 where padded
-    num_trees: int
+    tree_sizes: tuple[int, ...]  # tokens of each tree, S together
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same on a device."""
         tensors = {
             field.name: getattr(self, field.name).to(device)
             for field in fields(self)
-            if field.name != "num_trees"
+            if field.name != "tree_sizes"
         }
         return replace(self, **tensors)
 
@@ -64,7 +64,7 @@ def collate(trees: Sequence[TokenTree]) -> PackedBatch:
         readers_L=torch.from_numpy(trained - 1),
         patches_KNC=patches,
         windows_MW=windows,
-        num_trees=len(trees),
+        tree_sizes=tuple(sizes),
     )
 
 
@@ -102,6 +102,10 @@ def forward(model: Molmo2ForConditionalGeneration, batch: PackedBatch) -> torch.
 
     All views are handed over as one image of M tokens: a window says itself which patches it pools,
     so that images and clips, which pool differently, stand in one sequence.
+
+    Args:
+        model: in any dtype; after `use_tree_attention` it computes a pack faster, and the same.
+        batch: on the model's device.
     """
     num_tokens = len(batch.windows_MW)
     device = batch.ids_1S.device
@@ -114,6 +118,7 @@ def forward(model: Molmo2ForConditionalGeneration, batch: PackedBatch) -> torch.
         image_token_pooling=batch.windows_MW,
         image_grids=torch.tensor([[num_tokens, 1, 0, 0]], device=device),
         logits_to_keep=batch.readers_L,
+        tree_sizes=batch.tree_sizes,
         use_cache=False,
     )
     logits_LV: torch.Tensor = output.logits[0]

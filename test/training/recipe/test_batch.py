@@ -4,11 +4,15 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import Molmo2ForConditionalGeneration
 
+from molmo2_ros.runtime.engine import NANO
+from molmo2_ros.training.recipe.attention import use_stock_attention, use_tree_attention
 from molmo2_ros.training.recipe.batch import collate, forward, tree_mask
 from molmo2_ros.training.recipe.loss import weighted_loss
 from molmo2_ros.training.recipe.messages import IGNORED, PREFIX
 
+CHECKPOINT = NANO / "checkpoint"
 NEAR = 1e-4
 
 
@@ -69,6 +73,19 @@ def test_a_pack_has_the_logits_and_the_loss_of_its_questions_one_by_one(model, t
     ]
     assert abs(losses[0].total - losses[1].total) < NEAR
     assert losses[0].num_right == losses[1].num_right
+
+
+def test_attention_tree_by_tree_computes_the_same_pack(trees, wanted):
+    model = Molmo2ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    use_tree_attention(model)
+    assert (packed(model, collate(trees)) - wanted).abs().max() < NEAR
+    backwards = collate(trees)
+    swapped = dataclasses.replace(backwards, tree_sizes=backwards.tree_sizes[::-1])
+    assert (packed(model, swapped) - wanted).abs().max() > 100 * NEAR  # it is what computes
+    with pytest.raises(ValueError, match=r"attention over 9 tokens of trees of \[\], expected"):
+        model(torch.arange(9)[None])
+    use_stock_attention(model)
+    assert (packed(model, collate(trees)) - wanted).abs().max() < NEAR
 
 
 def causal(batch):
