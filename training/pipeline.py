@@ -1,0 +1,141 @@
+"""From data sets to packed sequences: what each step of a run is trained on.
+
+The draws are cut into a fixed number of shares, each with a packer of its own, whatever the number
+of processes: a step has the same sequences on one machine and on many, and a run that goes on needs
+of each share how far its draws have come and which examples wait in its packer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from molmo2_ros.errors import ConfigError, DataError, ImageError
+from molmo2_ros.prompt.subtitles import Subtitle
+from molmo2_ros.training.config import TrainConfig
+from molmo2_ros.training.data.answers import Written, write_turn
+from molmo2_ros.training.data.dataset import Dataset
+from molmo2_ros.training.data.example import Example, Task
+from molmo2_ros.training.data.media import Sampling, load_clip, load_images
+from molmo2_ros.training.recipe.messages import TokenTree, TreeWriter, Turn
+from molmo2_ros.training.recipe.mixture import Draw, Group, Member, Mixture
+from molmo2_ros.training.recipe.packing import Packer
+
+MAX_TRACK_FPS = 10.0
+
+
+class ExampleReader:
+    """Examples of the mixture's data sets as trees.
+
+    Args:
+        config: names them.
+        writer: the model's.
+
+    Raises:
+        DataError: a data set is missing, empty, or mixes sources unasked.
+        ConfigError: two of one path.
+    """
+
+    def __init__(self, config: TrainConfig, writer: TreeWriter) -> None:
+        self._config, self._writer = config, writer
+        self._datasets: dict[str, Dataset] = {}
+        self._wanted: dict[str, list[int]] = {}
+        for group in config.mixture.values():
+            for data in group.datasets:
+                if data.path in self._datasets:
+                    raise ConfigError(f"data set {data.path} is in the mixture twice")
+                dataset = Dataset.open(Path(data.path), data.sources)
+                self._datasets[data.path] = dataset
+                self._wanted[data.path] = dataset.wanted()
+
+    def groups(self) -> dict[str, Group]:
+        """The mixture's groups with the sizes of their data sets."""
+        return {
+            title: Group(
+                weight=group.weight,
+                members=tuple(
+                    Member(name=d.path, size=len(self._wanted[d.path]), factor=d.factor)
+                    for d in group.datasets
+                ),
+            )
+            for title, group in self._config.mixture.items()
+        }
+
+    def tree(self, draw: Draw) -> TokenTree:
+        """The example of a draw; the same whenever it is asked for.
+
+        Raises:
+            DataError: its files are missing or broken, or it does not fit into a sequence.
+        """
+        dataset = self._datasets[draw.dataset]
+        example = dataset[self._wanted[draw.dataset][draw.index]]
+        try:
+            return self._tree(dataset.folder, example, draw)
+        except ImageError as error:
+            raise DataError(f"{draw.dataset}, example {example.name}: {error}") from error
+
+    def _tree(self, folder: Path, example: Example, draw: Draw) -> TokenTree:
+        rng = draw.rng(self._config.seed)
+        media, config = example.media, self._config
+        times_s: list[float] = []
+        if media.is_clip:
+            clip = load_clip(folder, media, _sampling(example, config.max_frames))
+            times_s = clip.times_s
+            subtitles = [Subtitle(start_s=a, end_s=b, text=text) for a, b, text in media.subtitles]
+            visual = self._writer.clip(clip.frames, times_s, subtitles)
+        else:
+            visual = self._writer.images(load_images(folder, media), config.max_tiles)
+        turns = [_turn(write_turn(a, media, times_s, rng)) for a in example.annotations]
+        return self._writer.write(
+            example.name,
+            visual,
+            [turns] if example.dialogue else [[turn] for turn in turns],
+            max_tokens=config.sequence_tokens,
+            rng=rng,
+        )
+
+
+def _turn(written: Written) -> Turn:
+    return Turn(question=written.question, answer=written.answer, weight=written.weight)
+
+
+def _sampling(example: Example, max_frames: int) -> Sampling:
+    """Tracks are shown densely: the model was trained to follow from up to ten frames a second."""
+    tracks = [a for a in example.annotations if a.task in (Task.TRACK, Task.TRACK_FROM_POINT)]
+    if not tracks:
+        return Sampling(max_frames=max_frames)
+    rate = min(a.fps or 2.0 for a in tracks)
+    return Sampling(fps=MAX_TRACK_FPS, max_frames=max_frames, dense=True, answer_fps=rate)
+
+
+class Share:
+    """One of the streams that a run's examples are cut into."""
+
+    def __init__(self, config: TrainConfig, reader: ExampleReader, number: int) -> None:
+        self._reader = reader
+        self._mixture = Mixture(reader.groups(), config.seed, rank=number, world=config.data_shares)
+        self._packer = Packer(config.sequence_tokens, config.max_crops, config.pack_buffer)
+
+    def __iter__(self) -> Iterator[list[TokenTree]]:
+        return self
+
+    def __next__(self) -> list[TokenTree]:
+        """The next sequence."""
+        while not self._packer.is_full:
+            draw = next(self._mixture)
+            self._packer.add([draw.number, draw.dataset, draw.index], self._reader.tree(draw))
+        return self._packer.take()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next sequence depends on, as JSON has it."""
+        return {"mixture": self._mixture.state_dict(), "packer": self._packer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; the examples that wait are read again."""
+        self._mixture.load_state_dict(state["mixture"])
+        draws = [
+            Draw(number=number, dataset=dataset, index=index)
+            for number, dataset, index in state["packer"]["buffer"]
+        ]
+        self._packer.load_state_dict(state["packer"], [self._reader.tree(d) for d in draws])
