@@ -37,6 +37,17 @@ class Fields:
             raise self._wrong(name, value, "text")
         return value.strip()
 
+    def key(self, name: str) -> str:
+        """An identity, which some files have as a number and others as text.
+
+        Raises:
+            DataError: it is missing or neither.
+        """
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise self._wrong(name, value, "an id")
+        return str(value)
+
     def number(self, name: str) -> float:
         """A finite number.
 
@@ -102,6 +113,14 @@ class Fields:
         """
         values = self.items(name)
         return [Fields(self.place, {name: value}).text(name) for value in values]
+
+    def keys(self, name: str) -> list[str]:
+        """A list of identities.
+
+        Raises:
+            DataError: it is missing, or one of its members is none.
+        """
+        return [Fields(self.place, {name: value}).key(name) for value in self.items(name)]
 
     def record(self, name: str) -> Fields:
         """A record with names of its own.

@@ -13,6 +13,7 @@ from molmo2_ros.errors import DataError
 from molmo2_ros.training.data.readers.fields import Fields
 
 MAX_PIXELS = 100_000_000  # of one mask: a size beyond it is a mistake of the file
+FINER = 5  # odd, so that the middle of a pixel is the middle of a finer one
 
 Mask = npt.NDArray[np.bool_]
 
@@ -119,7 +120,8 @@ def _unpack(place: str, text: bytes) -> list[int]:
 
 
 def _fill_polygons(place: str, polygons: Sequence[Any], size: tuple[int, int]) -> Mask:
-    canvas: npt.NDArray[np.uint8] = np.zeros(size, np.uint8)
+    """The pixels whose middle lies inside one of the polygons."""
+    mask = np.zeros(size, np.bool_)
     for polygon in polygons:
         try:
             corners_px = np.asarray(polygon, np.float64).reshape(-1, 2)
@@ -129,7 +131,17 @@ def _fill_polygons(place: str, polygons: Sequence[Any], size: tuple[int, int]) -
             ) from None
         if len(corners_px) < 3 or not np.isfinite(corners_px).all():
             raise DataError(f"{place}: polygon of {len(corners_px)} corners, expected 3 or more")
-        # Corners are in COCO's coordinates, where pixel 0 reaches from 0 to 1.
-        corners = np.round((corners_px - 0.5) * 16).astype(np.int32)
-        cv2.fillPoly(canvas, [corners], 1, shift=4)
-    return canvas.astype(bool)
+        low = np.clip(np.floor(corners_px.min(axis=0)), 0, size[::-1]).astype(int)
+        high = np.clip(np.ceil(corners_px.max(axis=0)), 0, size[::-1]).astype(int)
+        if (high <= low).any():
+            continue
+        mask[low[1] : high[1], low[0] : high[0]] |= _fill(corners_px - low, high - low)
+    return mask
+
+
+def _fill(corners_px: npt.NDArray[np.float64], size_px: npt.NDArray[np.int_]) -> Mask:
+    # OpenCV fills the outline too: on a finer grid that is a fifth of a pixel.
+    canvas = np.zeros((size_px[1] * FINER, size_px[0] * FINER), np.uint8)
+    corners = np.round((corners_px * FINER - 0.5) * 16).astype(np.int32)
+    cv2.fillPoly(canvas, [corners], 1, shift=4)
+    return canvas[FINER // 2 :: FINER, FINER // 2 :: FINER].astype(bool)

@@ -12,16 +12,31 @@ from typing import Any
 from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.training.data.example import Example
 from molmo2_ros.training.data.readers.captions import read_molmo2_cap
+from molmo2_ros.training.data.readers.coco import read_coco
+from molmo2_ros.training.data.readers.expressions import read_mevis, read_ref_youtube_vos
+from molmo2_ros.training.data.readers.image_points import read_pixmo_points_eval, read_point_bench
+from molmo2_ros.training.data.readers.image_sets import (
+    read_multi_image_point,
+    read_multi_image_qa,
+    read_syn_multi_image_qa,
+)
+from molmo2_ros.training.data.readers.lerobot import read_lerobot
 from molmo2_ros.training.data.readers.media_index import MediaIndex, Resolve
 from molmo2_ros.training.data.readers.media_store import MediaStore
 from molmo2_ros.training.data.readers.report import ReadReport
 from molmo2_ros.training.data.readers.source import Source
+from molmo2_ros.training.data.readers.video_evaluations import (
+    read_video_count_eval,
+    read_video_point_eval,
+    read_video_track_eval,
+)
 from molmo2_ros.training.data.readers.video_points import read_video_point
 from molmo2_ros.training.data.readers.video_questions import (
     read_ask_model_anything,
     read_video_cap_qa,
     read_video_subtitle_qa,
 )
+from molmo2_ros.training.data.readers.video_tracks import read_track_instruction, read_video_track
 
 READERS: Mapping[str, Callable[..., Iterator[Example]]] = MappingProxyType(
     {
@@ -30,6 +45,20 @@ READERS: Mapping[str, Callable[..., Iterator[Example]]] = MappingProxyType(
         "molmo2-video-cap-qa": read_video_cap_qa,
         "molmo2-video-subtitle-qa": read_video_subtitle_qa,
         "molmo2-video-point": read_video_point,
+        "molmo2-video-track": read_video_track,
+        "molmo2-track-instruction": read_track_instruction,
+        "molmo2-multi-image-qa": read_multi_image_qa,
+        "molmo2-multi-image-point": read_multi_image_point,
+        "molmo2-syn-multi-image-qa": read_syn_multi_image_qa,
+        "molmo2-video-count-eval": read_video_count_eval,
+        "molmo2-video-point-eval": read_video_point_eval,
+        "molmo2-video-track-eval": read_video_track_eval,
+        "point-bench": read_point_bench,
+        "pixmo-points-eval": read_pixmo_points_eval,
+        "lerobot": read_lerobot,
+        "coco": read_coco,
+        "mevis": read_mevis,
+        "ref-youtube-vos": read_ref_youtube_vos,
     }
 )
 

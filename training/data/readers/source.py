@@ -60,7 +60,8 @@ class Source:
 
     def malformed(self, place: str, error: DataError) -> None:
         """Reports a row that is not what its data set says."""
-        self.report.skip(place, Why.MALFORMED, str(error).removeprefix(f"{place}: "))
+        reason = str(error).removeprefix(place).lstrip(":, ")
+        self.report.skip(place, Why.MALFORMED, reason)
 
     def checked(self, place: str, make: Callable[[], Example | None]) -> Iterator[Example]:
         """An example, or none where its row is malformed, which is reported."""

@@ -41,6 +41,14 @@ def table_files(folder: Path, *, config: str | None = None, split: str | None = 
     raise DataError(f"{folder} has no .parquet, .jsonl or .json file{named}, expected a table")
 
 
+def has_table(folder: Path, *, config: str) -> bool:
+    """Whether a hub's configuration is in the folder."""
+    try:
+        return bool(table_files(folder, config=config))
+    except DataError:
+        return False
+
+
 def rows(
     folder: Path,
     columns: Sequence[str],
