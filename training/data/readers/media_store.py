@@ -68,6 +68,6 @@ class MediaStore:
 def safe_name(name: str) -> str:
     """A file's name for any name: the same each time, and another one for another name."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100].lstrip(".")
-    if plain == name:
+    if plain and plain == name:
         return plain
     return f"{plain}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:10]}"
