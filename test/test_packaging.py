@@ -30,6 +30,7 @@ COMMANDS = ("molmo2", "arm_node", "camera_node", "grounding_node")
 PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
 # Packages of Python and of ROS 2 that go by another name in package.xml.
 ROSDEP_KEYS = {
+    "PIL": "python3-pil",
     "cv2": "python3-opencv",
     "hypothesis": "python3-hypothesis",
     "mujoco": "python3-mujoco-pip",
@@ -41,6 +42,7 @@ ROSDEP_KEYS = {
     "yaml": "python3-yaml",
 }
 PIP_NAMES = {
+    "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
     "importlinter": "import-linter",

@@ -1,0 +1,80 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from molmo2_ros.errors import ConfigError, DataError
+from molmo2_ros.training.data.readers import READERS, describe_options, open_reader
+from molmo2_ros.training.data.readers.media_store import MediaStore, safe_name
+
+
+def test_unknown_kinds_are_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="no reader for 'molmo2', expected one of molmo2-cap, "):
+        open_reader("molmo2", tmp_path)
+    with pytest.raises(ConfigError, match="no reader for 'molmo2'"):
+        describe_options("molmo2")
+
+
+def test_unknown_options_are_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="mevis has no option 'rate', expected fps, sampling_fps"):
+        open_reader("mevis", tmp_path, rate=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("mevis", {"fps": 6.5}, "option fps of mevis is 6.5, expected int"),
+        ("mevis", {"fps": True}, "option fps of mevis is True, expected int"),
+        ("mevis", {"masks": 1}, "option masks of mevis is 1, expected bool"),
+        ("molmo2-cap", {"min_score": "3"}, "min_score of molmo2-cap is '3', expected float"),
+        ("molmo2-cap", {"split": 3}, r"split of molmo2-cap is 3, expected str \| None"),
+        ("lerobot", {"episodes": (1, "2")}, r"is \(1, '2'\), expected tuple\[int"),
+        ("lerobot", {"cameras": "top"}, r"is 'top', expected tuple\[str"),
+    ],
+)
+def test_options_of_another_type_are_refused(tmp_path, kind, options, message):
+    with pytest.raises(ConfigError, match=message):
+        open_reader(kind, tmp_path, **options)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_every_reader_tells_its_options_and_refuses_an_empty_folder(tmp_path, kind):
+    for told in describe_options(kind).values():
+        assert " = " in told
+    with pytest.raises(DataError, match=str(tmp_path)):
+        list(open_reader(kind, tmp_path, store=tmp_path / "out"))
+    with pytest.raises(DataError, match=f"is no folder, expected that of a downloaded {kind}"):
+        open_reader(kind, tmp_path / "absent")
+
+
+def test_media_may_lie_elsewhere_or_be_found_by_a_function(tmp_path, write_table, touch):
+    row = {"video_id": "a", "question": "Who?", "answer": "Me."}
+    table = write_table("tables/rows.jsonl", [row]).parent
+    touch("videos/a.mp4")
+    kind = "molmo2-ask-model-anything"
+    (by_folder,) = open_reader(kind, table, media=tmp_path / "videos")
+    (by_function,) = open_reader(kind, table, media={"a": tmp_path / "videos/a.mp4"}.get)
+    assert by_folder == by_function
+    assert by_folder.media.video == str(tmp_path / "videos/a.mp4")
+
+
+def test_a_place_that_cannot_be_written_ends_the_reading(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written: .* make room or name another folder"):
+        MediaStore(tmp_path / "file").add_image("a", b"\x89PNG" + one_pixel()[4:])
+
+
+def one_pixel():
+    import cv2
+    import numpy as np
+
+    return cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
+
+
+@given(first=st.text(max_size=20), second=st.text(max_size=20))
+def test_names_of_files_are_safe_and_different(first, second):
+    names = [safe_name(name) for name in (first, second)]
+    assert (names[0] == names[1]) == (first == second)
+    for name in names:
+        assert name
+        assert not set(name) & set('/\\: "')
+        assert not name.startswith(".")
