@@ -1,0 +1,31 @@
+"""What Molmo2 is measured by; definitions and differences to the authors in docs/evaluating.md."""
+
+from molmo2_ros.training.metrics.confidence import (
+    ReliabilityBin,
+    auroc,
+    bootstrap_interval,
+    brier_score,
+    calibration_error,
+    reliability,
+)
+from molmo2_ros.training.metrics.points import (
+    FrameScore,
+    ids_one_to_one,
+    instance_at,
+    score_frame,
+    track_f1,
+)
+
+__all__ = [
+    "FrameScore",
+    "ReliabilityBin",
+    "auroc",
+    "bootstrap_interval",
+    "brier_score",
+    "calibration_error",
+    "ids_one_to_one",
+    "instance_at",
+    "reliability",
+    "score_frame",
+    "track_f1",
+]
