@@ -6,7 +6,6 @@ was killed before it wrote metadata.yaml costs nothing but what it had not writt
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import struct
 from collections.abc import Collection, Iterator
@@ -27,7 +26,7 @@ NS_PER_S = 1_000_000_000
 _STORAGES = (".mcap", ".db3")
 _ZSTD = (".zstd", ".zst")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR begins so: its first byte is 0
-_COPY_BYTES = 1 << 20
+_COPY_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,7 @@ class Bag:
 
     def __init__(self, path: Path, skips: Skips) -> None:
         self.path = path
-        self._skips = skips
+        self.skips = skips
         self._stack = ExitStack()
         self._parts: list[Any] = []
         try:
@@ -151,7 +150,7 @@ class Bag:
                     last = message.place
                     yield message
             except _broken() as error:
-                self._skips.add(
+                self.skips.add(
                     "rest of a file",
                     f"{part.path} cannot be read on after {last} ({_words(error)}); what came "
                     "before is kept",
@@ -171,7 +170,7 @@ class Bag:
             path: Any = plain
             if plain.suffix == ".mcap" and is_cut(plain):
                 path = CutMcap(plain)
-                self._skips.add(
+                self.skips.add(
                     "end of a file",
                     f"{file} has no end: its last {path.num_lost} bytes are no whole record; its "
                     "recorder was killed, or the copy broke off",
@@ -179,7 +178,7 @@ class Bag:
             reader = Reader(path)
             reader.open()
         except _broken() as error:
-            self._skips.add("file", f"{file} cannot be opened ({_words(error)})")
+            self.skips.add("file", f"{file} cannot be opened ({_words(error)})")
             return None
         self._stack.callback(reader.close)
         return reader
@@ -190,16 +189,14 @@ class Bag:
             return file
         folder = self._stack.enter_context(TemporaryDirectory(prefix="molmo2_bag_"))
         plain = Path(folder, file.stem)
-        with file.open("rb") as packed, plain.open("wb") as out:
-            try:
-                with _zstd().open(packed, "rb") as unpacked:
-                    shutil.copyfileobj(unpacked, out, _COPY_BYTES)
-            except (EOFError, _zstd().ZstdError) as error:
-                self._skips.add(
-                    "end of a file",
-                    f"{file} breaks off while it is unpacked ({_words(error)}); what came before "
-                    "is kept",
-                )
+        try:
+            _unpack(file, plain)
+        except (EOFError, _zstd().ZstdError) as error:
+            self.skips.add(
+                "end of a file",
+                f"{file} breaks off while it is unpacked ({_words(error)}); what came before is "
+                "kept",
+            )
         return plain
 
 
@@ -250,6 +247,20 @@ def _number_in_name(file: Path) -> tuple[int, str]:
 def _inflated(data: bytes) -> bytes:
     """A message that was compressed by itself, or as it is."""
     return _zstd().decompress(data) if data[:4] == _ZSTD_MAGIC else data
+
+
+def _unpack(file: Path, plain: Path) -> None:
+    """Unpack a file; of one that breaks off as much as there is."""
+    stream = _zstd().ZstdDecompressor()
+    with file.open("rb") as packed, plain.open("wb") as out:
+        while data := packed.read(_COPY_BYTES):
+            while data:
+                if stream.eof:
+                    stream = _zstd().ZstdDecompressor()
+                out.write(stream.decompress(data))
+                data = stream.unused_data
+    if not stream.eof:
+        raise EOFError("it ends within its last frame")
 
 
 def _zstd() -> Any:

@@ -54,7 +54,7 @@ def link(
     frames: Sequence[Frame],
     points: Sequence[MadePoint],
     *,
-    looked: Collection[int],
+    looked: Sequence[int],
     max_missed: int = 2,
     min_given: int = 2,
 ) -> tuple[tuple[ThingPoint, ...], ...]:
@@ -62,10 +62,11 @@ def link(
 
     Args:
         frames: of the clip.
-        points: that the labeller gave; those with equal `thing` belong together, the others are
-            joined where flow carries one to the next.
-        looked: indices of the frames that the labeller was shown: on the others a thing is carried,
-            on these it has to be found again.
+        points: that the labeller gave, of the frames that it was shown, numbered among these;
+            those with equal `thing` belong together, the others are joined where flow carries one
+            to the next.
+        looked: indices of the frames that the labeller was shown, rising: on the others a thing is
+            carried, on these it has to be found again.
         max_missed: a thing that was not found on more frames in a row ends where it was last given.
         min_given: things that were found on fewer frames are dropped, in clips that have as many.
 
@@ -78,9 +79,9 @@ def link(
         now = GreyFrame.of(frame)
         if before is not None:
             walk.carry(before, now, index)
-        given = [point for point in points if point.frame == index]
-        if index in looked or given:
-            walk.meet(given, now, index)
+        if index in looked:
+            shown = looked.index(index)
+            walk.meet([point for point in points if point.frame == shown], now, index)
         before = now
     needed = min(min_given, len(looked))
     kept = [_without_tail(thing.points, looked) for thing in walk.all]

@@ -19,8 +19,6 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 TEXT = "std_msgs/msg/String"
 IMAGE_KINDS = (IMAGE, COMPRESSED_IMAGE)
-ANSWER_END = "/answer"  # of the names of topics that carry our answers
-CORRECTION_END = "/corrections"
 _JPEG = b"\xff\xd8"
 
 
@@ -109,6 +107,8 @@ class Decoder:
     The messages of interest are the same in every distribution since Humble.
     """
 
+    MIN_BYTES = 12  # of a message with a header: four of CDR, and the stamp
+
     def __init__(self) -> None:
         from rosbags.typesys import Stores, get_typestore
 
@@ -154,7 +154,7 @@ class Decoder:
         Raises:
             DataError: the message is too short.
         """
-        if len(message.data) < 12:
+        if len(message.data) < self.MIN_BYTES:
             raise DataError(
                 f"{message.place} has {len(message.data)} bytes, expected a header: it was cut"
             )
