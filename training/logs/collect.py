@@ -6,6 +6,9 @@ machine said, can be told apart, weighed and left out; nothing is merged.
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from molmo2_ros.training.data.dataset import ABOUT_FILE, ROWS_FILE
+from molmo2_ros.training.data.dataset_writer import DatasetWriter
 from molmo2_ros.training.data.example import (
     HUMAN,
     Annotation,
@@ -23,9 +28,46 @@ from molmo2_ros.training.data.example import (
     Task,
 )
 from molmo2_ros.training.logs.label_log import LABELS, read_clips
-from molmo2_ros.training.logs.records import ClipRecord, read_lines
+from molmo2_ros.training.logs.records import ClipRecord, cannot_write, read_lines
+from molmo2_ros.training.logs.sample_bag import CLIPS
+from molmo2_ros.training.logs.sampling import SPLITS
 
 CARRIED = "+flow"  # follows the source of labels of which optical flow carried a part
+
+
+def write_data_sets(out: Path) -> dict[str, int]:
+    """Write the data sets of all logs of a folder anew; a kill leaves the old ones or the new.
+
+    Args:
+        out: folder of the data sets.
+
+    Returns:
+        the number of examples of each set.
+
+    Raises:
+        DataError: no space is left; the sets are as they were before.
+    """
+    return {split: _write_data_set(out, split) for split in SPLITS}
+
+
+def _write_data_set(out: Path, split: str) -> int:
+    folder, new = out / split, out / f".{split}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    with DatasetWriter(new, name=f"{out.name}/{split}") as writer:
+        for example in examples_of(out, split):
+            writer.add(example)
+    num_examples = len(writer)
+    try:
+        clips = all_clips(out, split)
+        lines = [json.dumps(clip.as_json(), ensure_ascii=False) + "\n" for clip in clips]
+        (new / CLIPS).write_text("".join(lines), "utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (ROWS_FILE, ABOUT_FILE, CLIPS):
+            os.replace(new / name, folder / name)
+        shutil.rmtree(new)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return num_examples
 
 
 def log_folders(out: Path) -> list[Path]:

@@ -107,10 +107,17 @@ def from_bags(jobs: Sequence[BagJob], *, workers: int = 1) -> Iterator[BagOutcom
     if workers == 1 and "RAY_ADDRESS" not in os.environ:
         yield from map(from_bag, jobs)
     else:
-        yield from _by_ray(jobs, workers)
+        yield from by_ray(jobs, workers)
 
 
-def _by_ray(jobs: Sequence[BagJob], workers: int) -> Iterator[BagOutcome]:
+def by_ray(jobs: Sequence[BagJob], workers: int) -> Iterator[BagOutcome]:
+    """Share jobs out over Ray's workers; one that dies is replaced, and its bag taken up again.
+
+    A Ray that runs already is used as it is.
+
+    Raises:
+        ConfigError: Ray is not installed.
+    """
     try:
         import ray
     except ImportError as error:

@@ -143,7 +143,8 @@ def make_labeller(wish: LabelWish) -> Labeller:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"labeller {wish.name!r} at {place} cannot be loaded: {error}") from error
     maker: Callable[[str], Labeller] = found
-    made = found if hasattr(found, "label") and hasattr(found, "source") else maker(wish.argument)
+    is_made = not isinstance(found, type) and hasattr(found, "label")
+    made = found if is_made else maker(wish.argument)
     if not isinstance(made.source, str) or made.source in ("", HUMAN, SYNTHETIC):
         raise ConfigError(
             f"labeller {wish.name!r} calls itself {made.source!r}, expected a name of its own: "
