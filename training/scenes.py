@@ -25,6 +25,8 @@ THIN, THICK = 0.6, 0.85  # of an object's largest depth, in pixels from its rim
 CLICK_NOISE = 0.012  # of the picture's side, standard deviation
 MAX_TRACK_POINTS = 22  # of one trained answer
 
+CLIP_KINDS = ("gap", "track", "several", "absent", "seed")  # of questions about a clip
+
 GONE, UNCLEAR, SEEN = 0, 1, 2
 
 
@@ -425,7 +427,7 @@ def clip_questions(
     sightings: Sightings,
     stamps_s: Sequence[float],
     rng: np.random.Generator,
-    kinds: Sequence[str] = ("gap", "track", "several", "absent", "seed"),
+    kinds: Sequence[str] = CLIP_KINDS,
 ) -> list[Question]:
     """Tracking questions about a clip.
 

@@ -21,6 +21,7 @@ from molmo2_ros.machine.probes import probe
 from molmo2_ros.machine.roofline import Workload, plan
 from molmo2_ros.machine.runtimes import check_runtimes
 from molmo2_ros.machine.transport import check_transport
+from molmo2_ros.runtime.engine import engine_folder
 from molmo2_ros.runtime.manifest import Manifest
 
 EXIT_CANNOT_RUN = 1
@@ -55,7 +56,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
     parser.add_argument(
-        "--engine", type=Path, metavar="DIR", help="also say whether this engine can run here"
+        "--engine", metavar="ENGINE", help="also say whether this folder or name can run here"
     )
     parser.add_argument("--plan", metavar="MODEL", help="compute bounds of a model on --device")
     parser.add_argument("--device", metavar="DEVICE", help="of --plan; see below")
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
             f"--{stray[0].replace('_', '-')} belongs to --plan, which is missing; give --plan MODEL"
         )
     machine = probe()
-    checks = diagnose(machine, options.engine)
+    checks = diagnose(machine, options.engine and engine_folder(options.engine))
     print(as_json(machine, checks) if options.json else as_table(checks))
     return EXIT_CANNOT_RUN if any(check.state == FAIL for check in checks) else 0
 

@@ -93,8 +93,9 @@ class GroundingParameters:
     engine: str = setting(
         "nano",
         "Folder of the engine (manifest.json, vision.onnx, decoder.onnx, tokenizer.json); `nano` "
-        "is the small model that comes with the package; a URL such as http://host:8000/v1 is a "
-        "server that others share (docs/remote.md).",
+        "is the small model that comes with the package; or a name under which "
+        "`molmo2 engine install` put one; a URL such as http://host:8000/v1 is a server that "
+        "others share (docs/remote.md).",
     )
     remote_model: str = setting(
         "", "Name under which a server offers the model; empty where it offers one only."

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.runtime.engine_store import EngineStore, is_installed
 from molmo2_ros.runtime.manifest import Manifest
 
 NANO = Path(__file__).parents[1] / "engines" / "nano"  # the shipped engine
@@ -90,7 +91,7 @@ def load_engine(
 
     Args:
         path: the folder; None or "nano" for molmo2-nano, which the package ships ("./nano" is a
-            folder of that name).
+            folder of that name); or what `molmo2 engine install` was told to call it.
         threads: CPU threads for one operator; None for ONNX Runtime's choice (all cores).
         device: "cpu", "cuda", "tensorrt" or "tensorrt-rtx" (ONNX Runtime's execution providers of
             these names), or "auto" for CUDA where ONNX Runtime offers it and it starts. For "auto"
@@ -108,8 +109,21 @@ def load_engine(
     from molmo2_ros.runtime.tensorrt_loading import load_tensorrt
 
     check_mode(self_test)
-    folder = NANO if path in (None, "nano") else Path(path)
+    folder = engine_folder(path)
     built = load_tensorrt(folder, rebuild=rebuild) if device in ("auto", "cuda") else None
     engine: Engine = built or OnnxEngine(folder, threads=threads, device=device)
     prove(engine, self_test)
     return engine
+
+
+def engine_folder(path: str | Path | None) -> Path:
+    """What somebody calls an engine as a folder; a folder that is there goes before a name.
+
+    Raises:
+        EngineError: it is the name of an installed engine whose store was damaged.
+    """
+    if path in (None, "nano"):
+        return NANO
+    if isinstance(path, str) and not Path(path).exists() and is_installed(path):
+        return EngineStore().find(path).folder
+    return Path(path)

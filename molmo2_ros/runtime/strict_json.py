@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -22,8 +23,8 @@ def read_dataclass(
     """Build a dataclass, and those that are its fields, by their annotations.
 
     Args:
-        kind: the dataclass; of fields of type int, float, bool, str, Any, X | None, tuple, Mapping
-            and dataclass.
+        kind: the dataclass; of fields of type int, float, bool, str, Any, X | None, tuple, Mapping,
+            Enum and dataclass.
         content: what json.loads or yaml.safe_load gave.
         where: the file, for messages.
         cure: what to do, for messages.
@@ -65,9 +66,12 @@ def _value(expected: Any, value: Any, where: str, cure: str, error: type[Molmo2E
         return read_dataclass(expected, value, where, cure, error)  # type: ignore[arg-type]
     origin, arguments = get_origin(expected), get_args(expected)
     if origin is tuple and isinstance(value, list):
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+        if arguments[-1] is Ellipsis:
+            arguments = (arguments[0],) * len(value)
+        if len(value) != len(arguments):
             raise error(f"{where} is {value!r}, expected {len(arguments)} values; {cure}")
-        return tuple(_value(arguments[0], item, where, cure, error) for item in value)
+        pairs = zip(arguments, value, strict=True)
+        return tuple(_value(kind, item, where, cure, error) for kind, item in pairs)
     if origin is Mapping and isinstance(value, dict):
         return {
             _value(arguments[0], key, where, cure, error): _value(
@@ -77,6 +81,11 @@ def _value(expected: Any, value: Any, where: str, cure: str, error: type[Molmo2E
         }
     if NoneType in arguments:
         return None if value is None else _value(arguments[0], value, where, cure, error)
+    if isinstance(expected, type) and issubclass(expected, Enum):
+        if value in [member.value for member in expected]:
+            return expected(value)
+        choices = ", ".join(str(member.value) for member in expected)
+        raise error(f"{where} is {value!r}, expected one of {choices}; {cure}")
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is expected:

@@ -12,6 +12,7 @@ from molmo2_ros.errors import ConfigError
 from molmo2_ros.runtime.strict_json import read_dataclass
 from molmo2_ros.training.nano.model import ModelConfig
 from molmo2_ros.training.nano.pool import PoolConfig
+from molmo2_ros.training.scenes import CLIP_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class StageConfig:
     clip_shares: Mapping[int, float] = field(
         default_factory=dict
     )  # by frames in a clip: share of steps
+    clip_kinds: tuple[str, ...] = CLIP_KINDS  # of the questions about a clip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class TrainConfig:
     look_weight: float = 0.5  # loss of the supervised attention heads
     dense_weight: float = 1.0  # loss of the dense heads
     frame_weight: float = 0.3  # loss of the frame head
+    link_weight: float = 0.3  # loss of the link head
     weight_decay: float = 0.02
     clip_norm: float = 1.0  # of the gradient
     checkpoint_every: int = 200  # steps

@@ -1,17 +1,19 @@
-"""What a nano is trained on besides the text: dense labels and where two heads should look.
+"""What a nano is trained on besides the text: dense labels and where three heads should look.
 
 The text alone does not teach a small model to localise within hours of CPU; dense heads on the
-visual tokens and two supervised attention heads do. Neither exists at inference: the heads are
+visual tokens and three supervised attention heads do. Neither exists at inference: the heads are
 dropped at export, and the attention heads are the stock model's own.
 
-Letters: B trees, S tokens, K frames, N patches, M visual tokens a frame, D width.
+Letters: B trees, S tokens, T frames of a clip, K frames of all clips, N patches, M visual tokens a
+frame, D width.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,7 @@ NUM_CLASSES = len(CATEGORIES) + 1  # background first
 NUM_COLOURS = len(COLOUR_NAMES)
 BACKGROUND_WEIGHT = 0.15
 SUPERVISED_LAYER = 2  # of the language model; its heads 0 (digits) and 1 (what next)
+BACK_LAYER = 1  # its head 0 looks back at what was last written of the same object
 MAX_FRAMES = 16  # of the frame head
 _OBJECT_COVER, _EMPTY_COVER = 0.2, 0.04  # share of a patch from/below which it is an object/nothing
 
@@ -43,6 +46,7 @@ class DenseHeads(nn.Module):
         self.patch = nn.Linear(config.vision_width, NUM_CLASSES + NUM_COLOURS + 2)
         self.token = nn.Linear(config.text_width, NUM_CLASSES + NUM_COLOURS + 2 + 40)
         self.frame = nn.Linear(config.text_width, MAX_FRAMES)
+        self.link = nn.Linear(config.text_width, 2 * config.token_grid**2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +133,26 @@ def _label_still(
     )
 
 
+def link_labels(
+    sightings: Sequence[Sightings], token_grid: int, device: torch.device
+) -> torch.Tensor:
+    """Where the object of a visual token was before: int64 [B, T, M, 2] tokens of a frame.
+
+    First in the last frame that showed it, then in the first one; IGNORED where a token holds no
+    object's centre, and where the object is seen for the first time.
+    """
+    num_frames, num_tokens = len(sightings[0].shown), token_grid**2
+    labels = np.full((len(sightings), num_frames, num_tokens, 2), IGNORED, np.int64)
+    for row, clip in enumerate(sightings):
+        cell = np.minimum((clip.centre * token_grid).astype(np.int64), token_grid - 1)
+        token = cell[..., 1] * token_grid + cell[..., 0]
+        for j in range(token.shape[1]):
+            frames = np.flatnonzero(clip.shown[:, j])
+            for last, frame in zip(frames, frames[1:], strict=False):
+                labels[row, frame, token[frame, j]] = token[last, j], token[frames[0], j]
+    return torch.from_numpy(labels).to(device)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseLoss:
     """The loss and how well the heads read."""
@@ -207,28 +231,39 @@ class TextLoss:
     """Losses of a batch of trees and how often the model was right."""
 
     text: torch.Tensor  # weighted cross-entropy of the answer tokens
-    looks: torch.Tensor  # cross-entropy of the two supervised heads
+    looks: torch.Tensor  # cross-entropy of the two heads that look at visual tokens
+    back: torch.Tensor  # of the head that looks back; 0 where nothing is written twice
     frames: torch.Tensor  # cross-entropy of the frame head; 0 for stills
+    links: torch.Tensor  # cross-entropy of the link head; 0 without labels
     token_accuracy: float
     digit_look_accuracy: float
     next_look_accuracy: float
+    back_look_accuracy: float
+    link_accuracy: float  # of the place in the last frame that showed the object
 
 
 class TextReader:
-    """Runs the language model over trees and remembers the supervised layer's input.
+    """Runs the language model over trees and remembers the supervised layers' inputs.
 
-    The stock module is not changed: a forward pre-hook keeps what reaches the layer, and queries
-    and keys of its heads 0 and 1 are computed again from it with the layer's own weights.
+    The stock modules are not changed: forward pre-hooks keep what reaches the layers, and queries
+    and keys of the supervised heads are computed again from it with the layers' own weights.
     """
 
     def __init__(self, model: Molmo2ForConditionalGeneration) -> None:
         self._model = model
-        self._layer = model.model.language_model.layers[SUPERVISED_LAYER].self_attn
-        self._seen: tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]] | None = None
-        self._layer.register_forward_pre_hook(self._remember, with_kwargs=True)
+        self._seen: dict[int, tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]] = {}
+        for layer in (BACK_LAYER, SUPERVISED_LAYER):
+            self._attention(layer).register_forward_pre_hook(
+                functools.partial(self._remember, layer), with_kwargs=True
+            )
 
-    def _remember(self, _module: nn.Module, _args: object, kwargs: dict[str, object]) -> None:
-        self._seen = (kwargs["hidden_states"], kwargs["position_embeddings"])  # type: ignore[assignment]
+    def _attention(self, layer: int) -> Any:
+        return self._model.model.language_model.layers[layer].self_attn
+
+    def _remember(
+        self, layer: int, _module: nn.Module, _args: object, kwargs: dict[str, Any]
+    ) -> None:
+        self._seen[layer] = kwargs["hidden_states"], kwargs["position_embeddings"]
 
     def hidden_states(self, batch: TreeBatch, features_BXD: torch.Tensor) -> torch.Tensor:
         """Last hidden states [B, S, D]; X = frames times visual tokens a frame."""
@@ -242,45 +277,59 @@ class TextReader:
             use_cache=False,
         ).last_hidden_state
 
-    def loss(self, batch: TreeBatch, features_BXD: torch.Tensor, heads: DenseHeads) -> TextLoss:
-        """All losses of a batch of trees."""
+    def loss(
+        self,
+        batch: TreeBatch,
+        features_BXD: torch.Tensor,
+        heads: DenseHeads,
+        links_BTM2: torch.Tensor | None = None,
+    ) -> TextLoss:
+        """All losses of a batch of trees; the labels of the link head are `link_labels`."""
         hidden = self.hidden_states(batch, features_BXD)
         labels = batch.labels_BS[:, 1:]
         wanted = labels != IGNORED
         logits = self._model.lm_head(hidden[:, :-1][wanted])
         weights = batch.weights_BS[:, 1:][wanted]
         cross_entropy = F.cross_entropy(logits, labels[wanted], reduction="none")
-        digit_loss, digit_right = self._look_loss(batch, batch.digit_looks, head=0)
-        next_loss, next_right = self._look_loss(batch, batch.next_looks, head=1)
+        digit_loss, digit_right = self._look_loss(
+            batch, batch.digit_looks, layer=SUPERVISED_LAYER, head=0
+        )
+        next_loss, next_right = self._look_loss(
+            batch, batch.next_looks, layer=SUPERVISED_LAYER, head=1
+        )
+        back_loss, back_right = self._look_loss(batch, batch.back_looks, layer=BACK_LAYER, head=0)
+        link_loss, link_right = self._link_loss(batch, heads, links_BTM2)
         return TextLoss(
             text=(cross_entropy * weights).sum() / weights.sum(),
             looks=torch.cat([digit_loss, next_loss]).mean(),
+            back=back_loss.mean() if len(back_loss) else hidden.new_zeros(()),
             frames=self._frame_loss(batch, heads),
+            links=link_loss,
             token_accuracy=float((logits.argmax(-1) == labels[wanted]).float().mean()),
             digit_look_accuracy=digit_right,
             next_look_accuracy=next_right,
+            back_look_accuracy=back_right,
+            link_accuracy=link_right,
         )
 
     def _look_loss(
-        self, batch: TreeBatch, looks: Sequence[Sequence[Look]], *, head: int
+        self, batch: TreeBatch, looks: Sequence[Sequence[Look]], *, layer: int, head: int
     ) -> tuple[torch.Tensor, float]:
         """Cross-entropy per look of one head's attention to the wanted keys, and its accuracy."""
-        if self._seen is None:
-            raise AssertionError("the language model has not run")
-        inputs, (cos, sin) = self._seen
-        layer = self._layer
-        size = layer.head_dim
-        query_weight = layer.q_proj.weight[head * size : (head + 1) * size]
-        key_weight = layer.k_proj.weight[:size]  # heads 0 and 1 share key/value head 0
-        keys = _rotate(layer.k_norm(inputs @ key_weight.T), cos, sin)
+        inputs, (cos, sin) = self._seen[layer]
+        attention = self._attention(layer)
+        size = attention.head_dim
+        query_weight = attention.q_proj.weight[head * size : (head + 1) * size]
+        key_weight = attention.k_proj.weight[:size]  # heads 0 and 1 share key/value head 0
+        keys = _rotate(attention.k_norm(inputs @ key_weight.T), cos, sin)
         losses, right = [inputs.new_zeros(0)], [inputs.new_zeros(0)]
         for row, row_looks in enumerate(looks):  # not all at once: that would gather S keys a look
             if not row_looks:
                 continue
             position = torch.tensor([look.position for look in row_looks], device=inputs.device)
-            query = layer.q_norm(inputs[row, position] @ query_weight.T)
+            query = attention.q_norm(inputs[row, position] @ query_weight.T)
             query = _rotate(query, cos[row, position], sin[row, position])
-            scores = (query @ keys[row].T) * layer.scaling
+            scores = (query @ keys[row].T) * attention.scaling
             scores = scores.masked_fill(~batch.mask_B1SS[row, 0, position], -1e9)
             owner = torch.tensor(
                 [i for i, look in enumerate(row_looks) for _ in look.keys], device=inputs.device
@@ -298,15 +347,28 @@ class TextReader:
 
     def _frame_loss(self, batch: TreeBatch, heads: DenseHeads) -> torch.Tensor:
         """Which frame each visual token belongs to, read where the supervised heads read."""
-        if self._seen is None:
-            raise AssertionError("the language model has not run")
-        inputs, _ = self._seen
+        inputs, _ = self._seen[SUPERVISED_LAYER]
         if batch.num_frames == 1:
             return inputs.new_zeros(())
         num_tokens = len(batch.visual_index) // batch.num_frames
         frame = torch.arange(batch.num_frames, device=inputs.device).repeat_interleave(num_tokens)
         logits = heads.frame(inputs[:, batch.visual_index])
         return F.cross_entropy(logits.flatten(0, 1), frame.repeat(len(inputs)))
+
+    def _link_loss(
+        self, batch: TreeBatch, heads: DenseHeads, links_BTM2: torch.Tensor | None
+    ) -> tuple[torch.Tensor, float]:
+        """Where each object was before, read where the supervised heads read."""
+        inputs, _ = self._seen[SUPERVISED_LAYER]
+        if links_BTM2 is None or not (links_BTM2 != IGNORED).any():
+            return inputs.new_zeros(()), 0.0
+        wanted = links_BTM2.flatten(0, 2)
+        holds = wanted[:, 0] != IGNORED
+        logits = heads.link(inputs[:, batch.visual_index].flatten(0, 1)[holds])
+        logits = logits.reshape(len(logits), 2, -1)
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted[holds].flatten())
+        right = logits[:, 0].argmax(-1) == wanted[holds][:, 0]
+        return loss, float(right.float().mean())
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

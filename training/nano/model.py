@@ -204,6 +204,17 @@ def save_checkpoint(
     write_processor_configs(folder, model.config, pooling)
 
 
+def load_checkpoint(folder: Path) -> Molmo2ForConditionalGeneration:
+    """A nano in float32, as `save_checkpoint` wrote it; safetensors only.
+
+    Raises:
+        OSError: there is no such folder, or a file is missing.
+    """
+    return Molmo2ForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
+
+
 def write_processor_configs(folder: Path, config: Molmo2Config, pooling: int) -> None:
     """processor_config.json with both processors' settings, and the chat template."""
     side = config.vision_config.image_size[0]

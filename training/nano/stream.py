@@ -13,6 +13,7 @@ from molmo2_ros.training.nano.augment import augment_clip, augment_still, pan_st
 from molmo2_ros.training.nano.config import TrainConfig
 from molmo2_ros.training.nano.pool import ASPECT_SHARES, ASPECTS, Pool
 from molmo2_ros.training.scenes import (
+    CLIP_KINDS,
     Question,
     Sightings,
     clip_questions,
@@ -75,15 +76,15 @@ class ExampleStream:
             if len(questions) >= 2:
                 return replace(example, questions=tuple(questions))
 
-    def asked_clip(self, num_frames: int) -> Example:
-        """A clip with at least three tracking questions."""
+    def asked_clip(self, num_frames: int, kinds: Sequence[str] = CLIP_KINDS) -> Example:
+        """A clip with at least three tracking questions of these kinds."""
         while True:
             clip = self._draw_clip(num_frames)
             sightings = locate(clip)
             if not has_gap(sightings) and self.rng.random() < self._config.gapless_redraw_share:
                 continue
             stamps_s = self._draw_stamps(num_frames)
-            questions = clip_questions(sightings, stamps_s, self.rng)
+            questions = clip_questions(sightings, stamps_s, self.rng, kinds)
             if len(questions) >= 3:
                 return Example(
                     clip=clip, sightings=sightings, stamps_s=stamps_s, questions=tuple(questions)

@@ -18,7 +18,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from molmo2_ros.errors import ConfigError
 from molmo2_ros.simulation.sprites import SpriteComposer, Sprites
 from molmo2_ros.training.nano.config import StageConfig, TrainConfig, load_config
-from molmo2_ros.training.nano.losses import DenseHeads, TextReader, dense_labels, dense_loss
+from molmo2_ros.training.nano.losses import (
+    DenseHeads,
+    TextReader,
+    dense_labels,
+    dense_loss,
+    link_labels,
+)
 from molmo2_ros.training.nano.model import (
     build_model,
     encode_frames,
+    load_checkpoint,
     pooling_windows,
     save_checkpoint,
     to_patches,
@@ -52,6 +60,7 @@ log = logging.getLogger("train")
 
 VISION_PARTS = ("vision_tower", "multi_modal_projector")
 _MUON_PARTS = ("layers", "image_pooling", "image_projector")  # hidden matrices
+_HEADS = StageConfig(name="dense heads", steps=200, lr=4e-3, images=16, vision_lr_factor=0.0)
 _RENDERING_TIMEOUT = timedelta(hours=1)  # the other processes wait while the first one renders
 
 
@@ -139,16 +148,21 @@ class Trainer:
         lengths = list(stage.clip_shares)
         shares = np.array(list(stage.clip_shares.values()))
         num_frames = int(stream.rng.choice(lengths, p=shares / shares.sum()))
-        examples = [stream.asked_clip(num_frames) for _ in range(stage.clips[num_frames])]
+        num_clips, kinds = stage.clips[num_frames], stage.clip_kinds
+        examples = [stream.asked_clip(num_frames, kinds) for _ in range(num_clips)]
         # Clips do not train the vision tower, the stills beside them do: a third of the cost saved.
         with torch.no_grad():
             features, _ = self._encode(examples)
         features = features.reshape(len(examples), -1, features.shape[-1])
-        text = self.reader.loss(self._write(examples), features, self.heads)
+        links = link_labels(
+            [e.sightings for e in examples], self.config.model.token_grid, self.device
+        )
+        text = self.reader.loss(self._write(examples), features, self.heads, links)
         loss = (
             text.text
-            + self.config.look_weight * text.looks
+            + self.config.look_weight * (text.looks + text.back)
             + self.config.frame_weight * text.frames
+            + self.config.link_weight * text.links
         )
         loss.backward()
         return {
@@ -156,6 +170,8 @@ class Trainer:
             "clip_token": text.token_accuracy,
             "clip_look": text.digit_look_accuracy,
             "clip_next": text.next_look_accuracy,
+            "clip_back": text.back_look_accuracy,
+            "clip_link": text.link_accuracy,
             "clip_frame": text.frames.item(),
             "clip_gap": gap_share(examples),
         }
@@ -202,7 +218,8 @@ class Trainer:
         """
         named = list(self.modules.named_parameters())
         if stage.stills or stage.clips:
-            return named if stage.clips else [(n, p) for n, p in named if "heads.frame" not in n]
+            of_clips = ("heads.frame", "heads.link")
+            return [(n, p) for n, p in named if stage.clips or not n.startswith(of_clips)]
         wanted = (*VISION_PARTS, "heads.patch", "heads.token")
         return [(n, p) for n, p in named if any(part in n for part in wanted)]
 
@@ -290,6 +307,21 @@ class Trainer:
         save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
         os.replace(partial, self.folder / "state.safetensors")
 
+    def start_from(self, checkpoint: Path) -> None:
+        """Take the weights of a finished nano; the dense heads are in no checkpoint.
+
+        Raises:
+            ConfigError: its weights are those of another model.
+        """
+        try:
+            weights = load_checkpoint(checkpoint).state_dict()
+            self.model.load_state_dict(weights)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"cannot start from {checkpoint}: {error}; expected a nano of this configuration's "
+                "sizes, as a run writes it"
+            ) from error
+
     def resume(self) -> bool:
         """Load the last checkpoint, if there is one."""
         path = self.folder / "state.safetensors"
@@ -344,6 +376,18 @@ def _load_optimizer(
     optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
 
 
+def from_stage(config: TrainConfig, name: str | None) -> TrainConfig:
+    """The stages from one on, behind a short one in which the dense heads learn a finished model.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    names = [stage.name for stage in config.stages]
+    if name not in names:
+        raise ConfigError(f"no stage {name!r}, expected one of {', '.join(names)}")
+    return replace(config, stages=(_HEADS, *config.stages[names.index(name) :]))
+
+
 def prepare_scenes(config: TrainConfig, folder: Path) -> None:
     """Render the pool and the sprites that are not there yet."""
     render_pool(config.pool, folder / "pool", os.cpu_count() or 1)
@@ -357,10 +401,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train molmo2-nano on simulated tables.")
     parser.add_argument("--config", type=Path, default=Path("training/configs/nano.yaml"))
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run")
+    parser.add_argument("--start-from", type=Path, help="checkpoint of a nano to go on with")
+    parser.add_argument("--stage", help="with --start-from: the first stage that is left to do")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = load_config(options.config)
+    if options.start_from:
+        config = from_stage(config, options.stage)
     options.out.mkdir(parents=True, exist_ok=True)
     rank, world, local_rank = (
         int(os.environ.get(name, default))
@@ -379,8 +427,10 @@ def main(arguments: list[str] | None = None) -> None:
         dist.barrier()
         torch.set_num_threads(1)
     trainer = Trainer(config, options.out, device)
-    if trainer.resume() and rank == 0:
+    if trainer.resume():
         log.info("resumed in stage %d at step %d", trainer.stage_index, trainer.step)
+    elif options.start_from:
+        trainer.start_from(options.start_from)
     trainer.run()
     if dist.is_initialized():
         dist.destroy_process_group()

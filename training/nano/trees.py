@@ -41,6 +41,8 @@ class Tree:
     digit_looks: list[Look] = field(default_factory=list)
     #: While it is decided what comes next: the next point's visual token, or BOS for "no more".
     next_looks: list[Look] = field(default_factory=list)
+    #: While the digits of a point are written: the same digit of the same object's point before.
+    back_looks: list[Look] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class TreeBatch:
     num_frames: int
     digit_looks: tuple[tuple[Look, ...], ...]  # per row
     next_looks: tuple[tuple[Look, ...], ...]
+    back_looks: tuple[tuple[Look, ...], ...]
 
 
 class TreeWriter:
@@ -114,6 +117,7 @@ class TreeWriter:
                 first_patch[target.frame] + self._token_of(target) for target in question.targets
             ]
             self._add_looks(tree, answer, offset, keys)
+            self._add_back_looks(tree, asked, answer, offset, question)
         return tree
 
     def _add_looks(self, tree: Tree, answer: list[int], offset: int, keys: list[int]) -> None:
@@ -146,6 +150,21 @@ class TreeWriter:
             next_run = runs[2 * number + 2]
             for index in range(last_digit, next_run - 1):
                 tree.next_looks.append(Look(position=offset + index, keys=(keys[number + 1],)))
+
+    def _add_back_looks(
+        self, tree: Tree, asked: list[int], answer: list[int], offset: int, question: Question
+    ) -> None:
+        """Say where one attention head finds what was last written of the same object."""
+        before = {}
+        if question.kind == "seed":  # the point that the question gives
+            before[1] = [offset - len(asked) + run for run in self._coordinate_runs(asked)]
+        runs = self._coordinate_runs(answer)
+        for number, target in enumerate(question.targets):
+            here = [offset + run for run in runs[2 * number : 2 * number + 2]]
+            for run, last in zip(here, before.get(target.object_id, ()), strict=False):
+                tree.back_looks.append(Look(position=run - 1, keys=(last,)))
+                tree.back_looks.append(Look(position=run, keys=(last + 1,)))
+            before[target.object_id] = here
 
     def _coordinate_runs(self, answer: list[int]) -> list[int]:
         """Indices at which three digits follow one another: the coordinates, not stamps or ids."""
@@ -191,6 +210,7 @@ class TreeWriter:
             num_frames=num_frames,
             digit_looks=tuple(tuple(t.digit_looks) for t in trees),
             next_looks=tuple(tuple(t.next_looks) for t in trees),
+            back_looks=tuple(tuple(t.back_looks) for t in trees),
         )
 
 

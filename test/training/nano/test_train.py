@@ -1,15 +1,17 @@
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from molmo2_ros.errors import ConfigError
 from molmo2_ros.training.nano.config import StageConfig, TrainConfig
 from molmo2_ros.training.nano.model import ModelConfig
 from molmo2_ros.training.nano.pool import Pool, PoolConfig, render_pool
-from molmo2_ros.training.nano.train import Trainer, main
+from molmo2_ros.training.nano.train import Trainer, from_stage, main
 
 CONFIG = TrainConfig(
     model=ModelConfig(vocab_size=576, vision_layers=2, text_layers=3),
@@ -32,8 +34,18 @@ CONFIG = TrainConfig(
 )
 
 
+ROOT = Path(__file__).parents[3]
+CPU = torch.device("cpu")
+
+
 class Killed(Exception):
     pass
+
+
+def with_pool(folder, pool):
+    folder.mkdir()
+    (folder / "pool").symlink_to(pool)
+    return folder
 
 
 def train(folder, stop_after=None):
@@ -108,3 +120,35 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_by_bit(tmp_path, pool):
     assert (tmp_path / "killed" / "checkpoint" / "model.safetensors").exists()
     fresh = Trainer(CONFIG, tmp_path / "whole", torch.device("cpu")).modules.state_dict()
     assert any(not torch.equal(whole[name], fresh[name]) for name in whole)
+
+
+def test_a_finished_nano_is_gone_on_with_from_a_stage(tmp_path, pool):
+    torch.manual_seed(7)
+    first = Trainer(replace(CONFIG, stages=()), with_pool(tmp_path / "first", pool), CPU)
+    finished = {name: tensor.clone() for name, tensor in first.model.state_dict().items()}
+    first.run()
+    went_on = from_stage(CONFIG, "clips")
+    assert [stage.name for stage in went_on.stages] == ["dense heads", "clips"]
+    heads = replace(went_on, stages=(replace(went_on.stages[0], steps=1, images=1),))
+    second = Trainer(heads, with_pool(tmp_path / "second", pool), CPU)
+    second.start_from(tmp_path / "first" / "checkpoint")
+    before = {name: tensor.clone() for name, tensor in second.heads.state_dict().items()}
+    second.run()
+    assert all(torch.equal(finished[n], t) for n, t in second.model.state_dict().items())
+    changed = {n for n, t in second.heads.state_dict().items() if not torch.equal(before[n], t)}
+    assert changed == {"patch.weight", "patch.bias", "token.weight", "token.bias"}
+
+
+def test_what_cannot_be_gone_on_with_is_refused(tmp_path, pool):
+    with pytest.raises(ConfigError, match=r"no stage 'clip', expected one of vision, clips"):
+        from_stage(CONFIG, "clip")
+    trainer = Trainer(CONFIG, with_pool(tmp_path / "run", pool), CPU)
+    with pytest.raises(
+        ConfigError,
+        match=r"cannot start from .*nothing: (.|\n)*; expected a nano of this configuration",
+    ):
+        trainer.start_from(tmp_path / "nothing")
+    with pytest.raises(
+        ConfigError, match=r"cannot start from .*nano/checkpoint: (.|\n)*state_dict"
+    ):
+        trainer.start_from(ROOT / "engines" / "nano" / "checkpoint")  # which has more layers

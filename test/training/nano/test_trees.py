@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from molmo2_ros.training.nano.losses import TextReader
+from molmo2_ros.simulation.objects import OWN_COLOUR
+from molmo2_ros.training.nano.losses import TextReader, link_labels
 from molmo2_ros.training.nano.model import (
     ModelConfig,
     build_model,
@@ -12,7 +13,7 @@ from molmo2_ros.training.nano.model import (
 )
 from molmo2_ros.training.nano.tokenizer import CHAT_TOKENS, VISUAL_TOKENS, train_nano_tokenizer
 from molmo2_ros.training.nano.trees import IGNORED, TreeWriter, tree_mask
-from molmo2_ros.training.scenes import clip_questions, locate
+from molmo2_ros.training.scenes import clip_questions, locate, track_question
 
 STAMPS = (0.0, 0.5, 1.2)
 
@@ -123,6 +124,60 @@ def test_looks_point_at_the_tokens_that_hold_the_points(tokenizer, example):
             first[t.frame] + 1 + int(t.y * side) * side + int(t.x * side) for t in question.targets
         ]
         assert keys == expected
+
+
+def test_back_looks_find_the_same_digit_of_the_same_object(tokenizer, make_clip, make_thing):
+    objects = [make_thing("mug", "blue"), make_thing("mug", "red")]
+    left, right = (20, 60, 40, 80), (120, 60, 140, 80)
+    clip = make_clip(objects, [[right, left], [left, None], [left, right]])
+    question = track_question(locate(clip), STAMPS, objects[0].category, OWN_COLOUR, None)
+    assert question.answer == (
+        '<tracks coords="0.0 1 180 420 2 770 420;0.5 2 180 420;1.2 1 770 420 2 180 420">'
+        "mugs</tracks>"
+    )
+    tree = TreeWriter(tokenizer, 6).write(STAMPS, [question])
+    texts = [tokenizer.id_to_token(i) for i in tree.ids]
+    runs = [
+        i for i in range(len(texts) - 2) if all(t.isdigit() for t in texts[i : i + 3])
+    ]  # x and y of five points: 1 and 2; 2; 1 and 2
+    again, before = runs[4:], [runs[2], runs[3], runs[0], runs[1], runs[4], runs[5]]
+    wanted = [
+        pair
+        for run, last in zip(again, before, strict=True)
+        for pair in ((run - 1, last), (run, last + 1))
+    ]
+    assert [(look.position, *look.keys) for look in tree.back_looks] == wanted
+
+
+def test_a_track_from_a_point_looks_back_at_the_point_that_was_given(
+    tokenizer, make_clip, make_thing
+):
+    lemon = make_thing("lemon")
+    clip = make_clip([lemon], [[(20, 60, 40, 80)], [(60, 60, 80, 80)], [(90, 60, 110, 80)]])
+    question = track_question(
+        locate(clip), STAMPS, lemon.category, OWN_COLOUR, None, from_point=True
+    )
+    tree = TreeWriter(tokenizer, 6).write(STAMPS, [question])
+    texts = [tokenizer.id_to_token(i) for i in tree.ids]
+    keys = [look.keys[0] for look in tree.back_looks[:4]]
+    assert "".join(texts[keys[0] : keys[0] + 3]) == "179"  # 30 of 168 pixels, as clicked
+    assert keys[1] == keys[0] + 1
+    assert "".join(texts[keys[2] : keys[2] + 3]) == "417"
+    first = tree.back_looks[0].position
+    assert "".join(texts[first + 1 : first + 4]) == "420"  # 70 of 168 pixels, as answered
+
+
+def test_links_name_where_an_object_was_last_and_first(make_clip, make_thing):
+    mug, lemon = make_thing("mug", "blue"), make_thing("lemon")
+    left, middle, right = (10, 60, 40, 80), (70, 60, 100, 80), (130, 60, 160, 80)
+    clip = make_clip([mug, lemon], [[left, None], [middle, None], [None, left], [right, left]])
+    links = link_labels([locate(clip)], 6, torch.device("cpu"))[0]  # six by six tokens
+    # The boxes lie in row 2 of the tokens, columns 0, 3 (centre at 85 of 168 pixels) and 5.
+    assert links.shape == (4, 36, 2)
+    assert links[1, 15].tolist() == [12, 12]
+    assert links[3, 17].tolist() == [15, 12]  # hidden in between
+    assert links[3, 12].tolist() == [12, 12]
+    assert int((links != IGNORED).sum()) == 6
 
 
 def test_weights_fall_with_the_root_of_the_answer_and_labels_are_the_answer(tokenizer, example):
