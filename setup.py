@@ -32,6 +32,7 @@ TRAINING = [
     "peft",
     "pillow",
     "pyarrow",
+    "ray[data]",
     "rosbags",
     "safetensors",
     "torch>=2.13",
@@ -107,6 +108,7 @@ setup(
         "tensorrt-rtx": TENSORRT_RTX,
         # A provider that is plugged into the plain onnxruntime; NVIDIA's licence, not ours.
         "gpu-rtx": ["onnxruntime>=1.24", "onnxruntime-ep-nv-tensorrt-rtx-cu13"],
+        "recorder": ["rosbags"],
         "training": TRAINING,
         "modelopt": ["nvidia-modelopt>=0.47"],  # FP8 and NVFP4 weights for TensorRT
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
@@ -124,7 +126,6 @@ setup(
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist",
-            "ray[data]",
             "requests",
             "ruff",
             "torchvision",
@@ -137,6 +138,7 @@ setup(
             "molmo2 = molmo2_ros.cli.main:main",
             "camera_node = molmo2_ros.ros.camera_node:main",
             "grounding_node = molmo2_ros.ros.grounding_node:main",
+            "recorder_node = molmo2_ros.ros.recorder_node:main",
         ],
     },
     zip_safe=False,

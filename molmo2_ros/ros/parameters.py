@@ -281,8 +281,98 @@ class ArmParameters:
     )
 
 
-NODES: dict[str, type[CameraParameters | GroundingParameters | ArmParameters]] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderParameters:
+    """What `recorder_node` writes down, and how much of the disk it may take."""
+
+    folder: str = setting(
+        "~/molmo2_logs", "Where the bags are written; those of earlier runs count as used space."
+    )
+    image_topics: tuple[str, ...] = setting(
+        ("image",), "Cameras of which pictures are recorded, as JPEG under NAME/compressed."
+    )
+    image_transport: str = setting(
+        "raw",
+        "Subscribe to the raw images, or to their compressed form, which is recorded as it comes.",
+        choices=("raw", "compressed"),
+    )
+    image_reliability: str = setting(
+        "best_effort",
+        "Reliability asked of the cameras.",
+        choices=("best_effort", "reliable"),
+    )
+    rate_hz: float = setting(
+        5.0,
+        "Pictures recorded a second of each camera.",
+        unit="Hz",
+        minimum=0.01,
+        maximum=60.0,
+        live=True,
+    )
+    history_s: float = setting(
+        2.0,
+        "For so long pictures that were not recorded are held in memory, in case a correction "
+        "speaks of them (30 VGA images are 28 MB).",
+        unit="s",
+        minimum=0.0,
+        maximum=60.0,
+        live=True,
+    )
+    jpeg_quality: int = setting(
+        90, "JPEG quality of the pictures.", minimum=10, maximum=100, live=True
+    )
+    text_topics: tuple[str, ...] = setting(
+        ("grounding/answer", "grounding/queries", "grounding/query", "grounding/ask"),
+        "Topics of std_msgs/String that are recorded whole: what was asked and answered.",
+    )
+    correction_query: str = setting(
+        "",
+        "The words for the thing of which ~/correction speaks, such as `red mug`.",
+        live=True,
+    )
+    max_disk_mb: float = setting(
+        10000.0, "All bags in the folder together.", unit="MB", minimum=1.0, maximum=1e9
+    )
+    when_full: str = setting(
+        "drop_oldest",
+        "With max_disk_mb used: remove the oldest bag, or record no more.",
+        choices=("drop_oldest", "stop"),
+    )
+    min_free_mb: float = setting(
+        500.0,
+        "So much of the disk stays free, whoever fills it; below it `when_full` applies.",
+        unit="MB",
+        minimum=0.0,
+        maximum=1e9,
+    )
+    split_mb: float = setting(
+        500.0,
+        "A bag that is larger is ended and another begun; at most half of max_disk_mb.",
+        unit="MB",
+        minimum=0.1,
+        maximum=1e6,
+    )
+    split_s: float = setting(
+        600.0, "Likewise, by a bag's age.", unit="s", minimum=1.0, maximum=86400.0
+    )
+    flush_period_s: float = setting(
+        1.0,
+        "What was recorded longer ago survives a kill of the node.",
+        unit="s",
+        minimum=0.05,
+        maximum=60.0,
+        live=True,
+    )
+    diagnostics_period_s: float = setting(
+        1.0, "Time between two messages on /diagnostics.", unit="s", minimum=0.1, maximum=60.0
+    )
+
+
+NODES: dict[
+    str, type[CameraParameters | GroundingParameters | ArmParameters | RecorderParameters]
+] = {
     "arm_node": ArmParameters,
     "camera_node": CameraParameters,
     "grounding_node": GroundingParameters,
+    "recorder_node": RecorderParameters,
 }

@@ -41,7 +41,12 @@ def launch(request):
 
 def test_every_launch_file_is_there():
     names = [path.name for path in LAUNCH_FILES]
-    assert names == ["demo.launch.xml", "grounding.launch.xml", "reach.launch.xml"]
+    assert names == [
+        "demo.launch.xml",
+        "grounding.launch.xml",
+        "reach.launch.xml",
+        "record.launch.xml",
+    ]
 
 
 def test_every_variable_is_an_argument_with_a_description(launch):

@@ -1,0 +1,79 @@
+"""`molmo2 data`: training data sets, made and looked at."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from molmo2_ros.errors import ConfigError
+
+_FROM_BAG = """\
+Makes data sets of bags: OUT/train and OUT/held_out, cut by time. Pictures are sampled, those in
+which nothing changed are dropped, and clips are labelled, those first that were hard for the model
+that ran. Run again after a break, it goes on where it was. Only clips with labels are examples;
+clips.jsonl in each set lists all clips, the hardest first. OUT/logs holds what was made of each
+bag, and OUT/report.json what was left out and why.
+"""
+_FROM_BAG_EPILOG = """\
+examples:
+  molmo2 data from-bag drive_1/ data/ --topic /camera/image_raw
+  molmo2 data from-bag drive_*/ data/ --topic /camera/image_raw --label hog:person --workers 4
+  molmo2 data from-bag drive_1/ data/ --topic /image --label "teacher=http://gpu:8000:red mug"
+
+A labeller is hog, haar[=CASCADE], teacher=ENGINE, one of an installed package, or module:attribute.
+With RAY_ADDRESS in the environment the bags are shared out over that cluster.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add `data` to the command line."""
+    parser = commands.add_parser("data", help="make training data sets, and look at them")
+    kinds = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
+    _add_from_bag(kinds)
+
+
+def _add_from_bag(kinds: Any) -> None:
+    parser = kinds.add_parser(
+        "from-bag",
+        help="make data sets of rosbag2 logs",
+        description=_FROM_BAG,
+        epilog=_FROM_BAG_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bag", nargs="+", help="a bag's folder, or one of its files")
+    parser.add_argument("out", help="folder of the data sets")
+    parser.add_argument(
+        "--topic", action="append", required=True, help="of a camera; may be given again"
+    )
+    parser.add_argument("--answers", action="append", help="topic of recorded answers")
+    parser.add_argument("--corrections", action="append", help="topic of recorded corrections")
+    parser.add_argument("--fps", type=float, default=2.0, help="pictures kept a second (2)")
+    parser.add_argument(
+        "--clip", type=float, default=8.0, metavar="S", help="seconds of a clip (8)"
+    )
+    parser.add_argument(
+        "--held-out", type=float, default=0.2, help="share of each bag, at its end (0.2)"
+    )
+    parser.add_argument(
+        "--near-duplicate", type=float, default=0.02, help="smallest change that is kept (0.02)"
+    )
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="LABELLER:PHRASE", help="such as hog:person"
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, help="label each so many-th picture; flow carries on (1)"
+    )
+    parser.add_argument("--max-clips", type=int, help="label the hardest so many of each bag")
+    parser.add_argument("--workers", type=int, default=1, help="cores, by Ray (1)")
+    parser.set_defaults(run=_from_bag)
+
+
+def _from_bag(options: argparse.Namespace) -> int:
+    try:
+        from molmo2_ros.training.logs.from_bag_command import run
+    except ImportError as error:
+        raise ConfigError(
+            f"making data of bags needs {error.name or error}, which is not installed; "
+            '`pip install "molmo2_ros[training]"` brings it'
+        ) from error
+    return run(options)

@@ -1,0 +1,1 @@
+"""What a robot recorded becomes training data: bags in, clips with labels out."""

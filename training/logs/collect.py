@@ -1,0 +1,169 @@
+"""Clips and labels of all logs become the datasets: one to train on, one held out by time.
+
+Each clip is an example for each source of its labels, so that what a person said, and what each
+machine said, can be told apart, weighed and left out; nothing is merged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from molmo2_ros.training.data.dataset import ABOUT_FILE, ROWS_FILE
+from molmo2_ros.training.data.dataset_writer import DatasetWriter
+from molmo2_ros.training.data.example import (
+    HUMAN,
+    Annotation,
+    Example,
+    LabelledObject,
+    LabelledPoint,
+    Media,
+    Task,
+)
+from molmo2_ros.training.logs.label_log import LABELS, read_clips
+from molmo2_ros.training.logs.records import ClipRecord, cannot_write, read_lines
+from molmo2_ros.training.logs.sample_bag import CLIPS
+from molmo2_ros.training.logs.sampling import SPLITS
+
+CARRIED = "+flow"  # follows the source of labels of which optical flow carried a part
+
+
+def write_data_sets(out: Path) -> dict[str, int]:
+    """Write the data sets of all logs of a folder anew; a kill leaves the old ones or the new.
+
+    Args:
+        out: folder of the data sets.
+
+    Returns:
+        the number of examples of each set.
+
+    Raises:
+        DataError: no space is left; the sets are as they were before.
+    """
+    return {split: _write_data_set(out, split) for split in SPLITS}
+
+
+def _write_data_set(out: Path, split: str) -> int:
+    folder, new = out / split, out / f".{split}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    with DatasetWriter(new, name=f"{out.name}/{split}") as writer:
+        for example in examples_of(out, split):
+            writer.add(example)
+    num_examples = len(writer)
+    try:
+        clips = all_clips(out, split)
+        lines = [json.dumps(clip.as_json(), ensure_ascii=False) + "\n" for clip in clips]
+        (new / CLIPS).write_text("".join(lines), "utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (ROWS_FILE, ABOUT_FILE, CLIPS):
+            os.replace(new / name, folder / name)
+        shutil.rmtree(new)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return num_examples
+
+
+def log_folders(out: Path) -> list[Path]:
+    """The folders of all logs, by name."""
+    folder = out / "logs"
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def all_clips(out: Path, split: str) -> list[ClipRecord]:
+    """The clips of one set, the hardest first, and of equal ones in the order of logs and time."""
+    clips = [c for folder in log_folders(out) for c in read_clips(folder) if c.split == split]
+    return sorted(clips, key=lambda clip: -clip.hardness)
+
+
+def examples_of(out: Path, split: str) -> Iterator[Example]:
+    """The labelled clips of one set, the hardest first; what has no label is no example."""
+    labels = _labels_by_clip(out)
+    for clip in all_clips(out, split):
+        yield from _human_examples(clip)
+        by_source: dict[str, list[Annotation]] = defaultdict(list)
+        for line in labels.get(clip.name, ()):
+            annotation = _annotation(clip, line)
+            if annotation is not None:
+                by_source[annotation.source].append(annotation)
+        for source, said in sorted(by_source.items()):
+            yield Example(name=f"{clip.name}/{source}", media=_media(clip), annotations=tuple(said))
+
+
+def _labels_by_clip(out: Path) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for folder in log_folders(out):
+        for path in sorted(folder.glob(f"{LABELS}*.jsonl")):
+            for line in read_lines(path):
+                found[line["clip"]].append(line)
+    return found
+
+
+def _media(clip: ClipRecord) -> Media:
+    if len(clip.frames) == 1:
+        return Media(images=clip.frames)
+    return Media(frames=clip.frames, times_s=clip.times_s)
+
+
+def _annotation(clip: ClipRecord, line: dict[str, Any]) -> Annotation | None:
+    """What one labeller says about one clip; None where it says nothing."""
+    things = line.get("things", [])
+    if not things and not line.get("none"):
+        return None
+    is_still = len(clip.frames) == 1
+    points = [point for thing in things for point in thing]
+    is_carried = any(carried for *_, carried in points)
+    confidences = [confidence for _, _, _, confidence, _ in points]
+    return Annotation(
+        task=Task.POINT if is_still or not things else Task.TRACK,
+        label=line["label"],
+        objects=tuple(
+            LabelledObject(
+                points=tuple(
+                    LabelledPoint(
+                        x=x,
+                        y=y,
+                        time_s=None if is_still else clip.times_s[frame],
+                        image=frame + 1 if is_still else None,
+                    )
+                    for frame, x, y, _, _ in thing
+                )
+            )
+            for thing in things
+        ),
+        source=line["source"] + (CARRIED if is_carried else ""),
+        confidence=round(float(np.mean(confidences)), 4) if confidences else None,
+    )
+
+
+def _human_examples(clip: ClipRecord) -> Iterator[Example]:
+    """One example for each picture that an operator spoke of: of the others he said nothing."""
+    by_frame: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
+    for frame, words, x, y in clip.corrections:
+        if x is None or y is None:
+            by_frame[frame][words] = []  # also takes back what was said of this picture before
+        else:
+            by_frame[frame].setdefault(words, []).append((x, y))
+    for frame, said in sorted(by_frame.items()):
+        yield Example(
+            name=f"{clip.name}/{HUMAN}/{frame}",
+            media=Media(images=(clip.frames[frame],)),
+            annotations=tuple(_pointed(words, places) for words, places in said.items()),
+        )
+
+
+def _pointed(words: str, places: Sequence[tuple[float, float]]) -> Annotation:
+    return Annotation(
+        task=Task.POINT,
+        label=words,
+        objects=tuple(
+            LabelledObject(points=(LabelledPoint(x=x, y=y, image=1),)) for x, y in places
+        ),
+        source=HUMAN,
+    )
