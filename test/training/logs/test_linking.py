@@ -93,3 +93,11 @@ def test_a_labeller_that_follows_things_is_believed_wherever_they_are():
 
     assert [[p.frame for p in thing] for thing in things] == [[0, 1], [1, 2]]
     assert things[0][1].x == 0.9
+
+
+def test_what_appears_far_from_where_a_thing_was_carried_is_another_thing():
+    points = [at(0, 0), at(1, 1), elsewhere(2), elsewhere(3)]
+
+    things = link(film(4), points, looked=range(4))
+
+    assert [[p.frame for p in thing] for thing in things] == [[0, 1], [2, 3]]
