@@ -91,9 +91,9 @@ def footprint(model: str, stage: str, gpus: int) -> Footprint:
     size, work = SIZES[model], STAGES[stage]
     weights = size.weights + VIT_WEIGHTS
     state = 16 * weights / gpus + 2 * size.weights / size.layers
-    text = 2 * work.tokens * size.width
+    text = 2.0 * work.tokens * size.width
     view = 2 * work.views * VIT_PATCHES * VIT_WIDTH
-    activations = text * size.layers + view * VIT_LAYERS + INNER * max(text, view)
+    activations: float = text * size.layers + view * VIT_LAYERS + INNER * max(text, view)
     activations += 4 * TRAINED_SHARE * work.tokens * size.vocabulary
     text_ops = 8 * size.weights * work.tokens + 16 * work.tokens**2 * size.width * size.layers
     per_view = 8 * VIT_WEIGHTS * VIT_PATCHES + 16 * VIT_PATCHES**2 * VIT_WIDTH * VIT_LAYERS
