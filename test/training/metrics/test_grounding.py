@@ -54,12 +54,13 @@ def test_nothing_said_about_nothing_is_right_and_a_point_on_nothing_is_wrong():
 
 
 def test_the_distance_is_of_pixels_so_that_a_wide_picture_counts_its_width():
-    # 200 x 50 pixels. By shares of the sides the first point is nearer to the upper object, by
-    # pixels the sum is least when it goes to the lower one.
+    # 200 x 50 pixels. The point is (10, 40) pixels from the lower object's and (70, 0) from the
+    # upper one's, in whose mask it lies: by pixels it goes to the lower one and misses, by shares
+    # of the sides, (0.05, 0.8) and (0.35, 0), it would go to the upper one.
     low, high = np.zeros((50, 200), bool), np.zeros((50, 200), bool)
-    low[35:, :60], high[:15, 100:] = True, True
+    low[35:, :60], high[:15, 40:] = True, True
     score = image_pointing([(0.25, 0.1)], [(0.2, 0.9), (0.6, 0.1)], [low, high])
-    assert score.hits == 0  # (10, 40) pixels against (70, 0): assigned to low, outside its mask
+    assert score.hits == 0
 
 
 def truth(time_s, point, mask, stamps):
