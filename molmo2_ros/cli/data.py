@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from molmo2_ros.errors import ConfigError
+from molmo2_ros.runtime.engine import engine_folder
 
 _FROM_BAG = """\
 Makes data sets of bags: OUT/train and OUT/held_out, cut by time. Pictures are sampled, those in
@@ -30,6 +34,72 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("data", help="make training data sets, and look at them")
     kinds = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     _add_from_bag(kinds)
+    _add_convert(kinds)
+    _add_view(kinds)
+
+
+def _add_convert(kinds: Any) -> None:
+    parser = kinds.add_parser(
+        "convert",
+        help="make a data set of somebody else's",
+        description="Reads a downloaded data set, Molmo2's own, LeRobot, COCO, MeViS and others, "
+        "and writes it in this package's format. Rows that cannot be used are counted and named.",
+    )
+    parser.add_argument("kind", help="such as molmo2-video-point or coco; an unknown one lists all")
+    parser.add_argument("folder", type=Path, help="of the downloaded tables")
+    parser.add_argument("out", type=Path, help="folder of the new data set")
+    parser.add_argument("--media", type=Path, help="folder or index of its videos or images")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the reader, in YAML"
+    )
+    parser.set_defaults(run=_convert)
+
+
+def _add_view(kinds: Any) -> None:
+    parser = kinds.add_parser(
+        "view",
+        help="see what the model will see",
+        description="Draws a contact sheet and a page of a data set's first examples: pictures as "
+        "the model gets them, points and masks, questions and answers, tokens and their weights.",
+    )
+    parser.add_argument("dataset", type=Path, help="folder of the data set")
+    parser.add_argument("--out", type=Path, help="folder for both files (DATASET/view)")
+    parser.add_argument("--num", type=int, default=12, help="examples (12)")
+    parser.add_argument("--source", action="append", help="whose labels; may be given again")
+    parser.add_argument("--engine", help="whose tokenizer and sizes (molmo2-nano)")
+    parser.set_defaults(run=_view)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    with _needs_training():
+        from molmo2_ros.training.data.convert import convert
+    report = convert(
+        options.kind, options.folder, options.out, media=options.media, options=options.option
+    )
+    print("\n".join(report.lines()))
+    return 0
+
+
+def _view(options: argparse.Namespace) -> int:
+    with _needs_training():
+        from molmo2_ros.training.data.dataset import Dataset
+        from molmo2_ros.training.data.view import write_view
+    dataset = Dataset.open(options.dataset, options.source)
+    out = options.out or options.dataset / "view"
+    for path in write_view(dataset, engine_folder(options.engine), out, num=options.num):
+        print(path)
+    return 0
+
+
+@contextmanager
+def _needs_training() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"data sets need {error.name or error}, which is not installed; "
+            '`pip install "molmo2_ros[training]"` brings it'
+        ) from error
 
 
 def _add_from_bag(kinds: Any) -> None:
@@ -69,11 +139,6 @@ def _add_from_bag(kinds: Any) -> None:
 
 
 def _from_bag(options: argparse.Namespace) -> int:
-    try:
+    with _needs_training():
         from molmo2_ros.training.logs.from_bag_command import run
-    except ImportError as error:
-        raise ConfigError(
-            f"making data of bags needs {error.name or error}, which is not installed; "
-            '`pip install "molmo2_ros[training]"` brings it'
-        ) from error
     return run(options)

@@ -1,0 +1,58 @@
+"""Another data set's own files, written in this package's format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from molmo2_ros.errors import ConfigError
+from molmo2_ros.training.data.dataset_writer import DatasetWriter
+from molmo2_ros.training.data.readers import ReadReport, open_reader
+
+
+def convert(
+    kind: str,
+    folder: Path,
+    out: Path,
+    *,
+    media: Path | None = None,
+    options: Sequence[str] = (),
+) -> ReadReport:
+    """Read a downloaded data set and write it; started again, it goes on behind what is there.
+
+    Args:
+        kind: one of the readers'.
+        folder: of its tables.
+        out: of the new data set; pictures and masks from inside tables are written there.
+        media: where its videos or images lie; None: in `folder`.
+        options: of the reader, `key=value` each, the value in YAML.
+
+    Returns:
+        how many examples, and which rows gave none.
+
+    Raises:
+        ConfigError: an unknown kind or option.
+        DataError: files that cannot be read, or no space is left.
+    """
+    report = ReadReport()
+    examples = open_reader(
+        kind, folder, media=media, store=out, report=report, **_read_options(options)
+    )
+    with DatasetWriter(out, name=kind) as writer:
+        for example in examples:
+            if example.name not in writer:
+                writer.add(example)
+    return report
+
+
+def _read_options(options: Sequence[str]) -> dict[str, Any]:
+    read: dict[str, Any] = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator:
+            raise ConfigError(f"option {option!r}, expected key=value")
+        read[key] = yaml.safe_load(value)
+    return read
