@@ -50,7 +50,7 @@ PIP_NAMES = {
     "onnx_ir": "onnx-ir",
     "yaml": "pyyaml",
 }
-NO_ROSDEP_KEY = {"tokenizers"}  # README.md tells to install it with pip
+NO_ROSDEP_KEY = {"rosbags", "tokenizers"}  # README.md tells to install it with pip
 # CONTRIBUTING.md tells to install these with pip.
 NO_ROBOT_NEEDS = {
     "huggingface_hub",
@@ -58,9 +58,14 @@ NO_ROBOT_NEEDS = {
     "moderngl",
     "onnx",
     "onnx_ir",
+    "peft",
+    "pyarrow",
+    "pycocotools",
+    "ray",
     "safetensors",
     "torch",
     "torchvision",
+    "trackeval",
     "transformers",
 }
 # With rosidl_default_generators, and with the wheels of rclpy.
@@ -76,7 +81,16 @@ ROSIDL = {
 # builtin_interfaces with every message package, grimp with import-linter, packaging with pytest.
 # trackeval asks for a second OpenCV in the same folder; its tests are left out where it is not.
 WITHOUT_DEPENDENCIES = {"trackeval", "pycocotools", "tabulate"}
-BROUGHT_BY_OTHERS = {"builtin_interfaces", "grimp", "ml_dtypes", "packaging"} | ROSIDL
+# apsw and backports with rosbags; compression is Python's own from 3.14 on.
+BROUGHT_BY_OTHERS = {
+    "apsw",
+    "backports",
+    "builtin_interfaces",
+    "compression",
+    "grimp",
+    "ml_dtypes",
+    "packaging",
+} | ROSIDL
 EXTRAS = {"moderngl", "mujoco"}
 
 
