@@ -39,6 +39,7 @@ SKILLS = ("track", "point", "count", "seed")
 # Seven half-second steps and the newest frame between two of them: the eight frames of training.
 SAMPLING = SamplingFacts(point_fps=2.0, track_fps=2.0, max_frames=8, max_clip_s=3.4)
 GOLDEN_FRAMES = 4
+LICENSE = "Apache-2.0"
 
 
 def draw_golden(image_size: int) -> Golden:
@@ -106,8 +107,10 @@ def publish(
             num_clips=num_clips,
             progress=show_progress,
         )
+        # Its own model under its own name; the run's folder means nothing to anybody else.
+        source = dataclasses.replace(manifest.source, checkpoint="molmo2-nano", license=LICENSE)
         manifest = with_metrics(
-            dataclasses.replace(manifest, calibration=calibration),
+            dataclasses.replace(manifest, calibration=calibration, source=source),
             report(tally)["figures"],
             num_stills=num_stills,
             num_clips=num_clips,
