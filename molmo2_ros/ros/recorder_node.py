@@ -75,7 +75,7 @@ class RecorderNode(Node):
         self._server = ParameterServer(
             self,
             RecorderParameters,
-            check=lambda after: None if _store_settings(after) else None,
+            check=_check,
             changed=lambda _before, _after: None,
             frozen=lambda: "it is read at start; start the node again with the new value",
         )
@@ -276,6 +276,11 @@ class RecorderNode(Node):
         )
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostic_array([line], now_ns))
+
+
+def _check(after: RecorderParameters) -> None:
+    """Refuse what no store can be made of."""
+    _store_settings(after)
 
 
 def _store_settings(wanted: RecorderParameters) -> StoreSettings:
