@@ -84,13 +84,15 @@ def open_reader(
             in the examples are relative to it.
         report: takes each row that gives no example; complete when the iterator ends.
         seed: of what the recipe leaves to chance.
-        **options: the reader's own (`describe_options`).
+        **options: the reader's own (`describe_options`); a list is taken for a tuple, as option
+            files have no other.
 
     Raises:
         ConfigError: an unknown kind or option, or an option's value of another type.
         DataError: files that cannot be read or lack columns, or, at the end, no example at all.
     """
     read = _reader(kind)
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     _check_options(kind, read, options)
     folder = Path(folder).resolve()
     if not folder.is_dir():

@@ -29,6 +29,7 @@ def test_unknown_options_are_refused_with_the_known_ones(tmp_path):
         ("molmo2-cap", {"split": 3}, r"split of molmo2-cap is 3, expected str \| None"),
         ("lerobot", {"episodes": (1, "2")}, r"is \(1, '2'\), expected tuple\[int"),
         ("lerobot", {"cameras": "top"}, r"is 'top', expected tuple\[str"),
+        ("lerobot", {"episodes": ["1"]}, r"is \('1',\), expected tuple\[int"),
     ],
 )
 def test_options_of_another_type_are_refused(tmp_path, kind, options, message):
@@ -55,6 +56,26 @@ def test_media_may_lie_elsewhere_or_be_found_by_a_function(tmp_path, write_table
     (by_function,) = open_reader(kind, table, media={"a": tmp_path / "videos/a.mp4"}.get)
     assert by_folder == by_function
     assert by_folder.media.video == str(tmp_path / "videos/a.mp4")
+
+
+def test_lists_of_an_option_file_are_taken(write_table, touch, tmp_path):
+    touch("v1.mp4")
+    row = {
+        "video_id": "v1",
+        "video_source": "youtube",
+        "video_duration": 10.0,
+        "clip_start": None,
+        "clip_end": None,
+        "label": "mug",
+        "question": "How many mugs?",
+        "count": 0,
+        "two_fps_timestamps": [],
+        "points": [],
+        "annotator_unsure": False,
+    }
+    write_table("rows.jsonl", [row])
+    (example,) = open_reader("molmo2-video-point", tmp_path, tasks=["point"])
+    assert example.annotations[0].task.value == "point"
 
 
 def test_a_place_that_cannot_be_written_ends_the_reading(tmp_path):
