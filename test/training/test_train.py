@@ -240,6 +240,8 @@ def test_a_value_is_overridden_on_the_command_line(config):
     path = config()
     changed = load_config(path, ["steps=9", "rates.vit.lr=0.5"])
     assert (changed.steps, changed.rates["vit"].lr, changed.rates["llm"].lr) == (9, 0.5, 1e-3)
+    assert load_config(path, ["rates.llm.lr=1e-5"]).rates["llm"].lr == 1e-5
+    assert load_config(path, ["model=runs/sft/model"]).model == "runs/sft/model"
     with pytest.raises(ConfigError, match="'steps' changes nothing"):
         load_config(path, ["steps"])
     with pytest.raises(ConfigError, match="unknown key stepz"):
