@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -28,7 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
 from molmo2_ros.errors import DataError
 from molmo2_ros.training.sharding import Processes
 
-_PREFIX = "step-"
+_PREFIX, _PARTIAL = "step-", ".partial"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
@@ -66,19 +68,33 @@ def save(
     problem = ""
     if processes.is_first:
         try:
-            _write(folder, step, weights, state, told, keep)
-        except (OSError, RuntimeError) as error:  # safetensors raises its own for a full disk
-            problem = f"cannot write the checkpoint of step {step} to {folder}: {error}"
-        except Exception as error:
-            if type(error).__name__ != "SafetensorError":
-                raise
-            problem = f"cannot write the checkpoint of step {step} to {folder}: {error}"
+            with writing(f"the checkpoint of step {step}", folder):
+                _write(folder, step, weights, state, told, keep)
+        except DataError as error:
+            shutil.rmtree(folder / _PARTIAL, ignore_errors=True)  # it would take room from the next
+            problem = str(error)
     if processes.world > 1:
         heard = [problem]
         dist.broadcast_object_list(heard, src=0)
         problem = heard[0]
     if problem:
-        raise DataError(f"{problem}; the one before is whole: make room and start again")
+        raise DataError(problem)
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Say what could not be written, and that nothing else is lost.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written to.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"cannot write {what} to {folder}: {error}; the last checkpoint is whole: make room "
+            "and start again"
+        ) from error
 
 
 def whole_weights(model: Any) -> dict[str, torch.Tensor]:
@@ -131,7 +147,7 @@ def _write(
     told: Sequence[tuple[dict[int, Any], dict[str, torch.Tensor]]],
     keep: int,
 ) -> None:
-    partial = folder / ".partial"
+    partial = folder / _PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({n: t.contiguous() for n, t in weights.items()}, partial / "model.safetensors")

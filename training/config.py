@@ -132,7 +132,18 @@ def _override(content: Any, text: str) -> None:
         here = here.get(name) if isinstance(here, dict) else None
     if not separator or not isinstance(here, dict):
         raise ConfigError(f"{text!r} changes nothing, expected key=value of the configuration")
-    here[last] = yaml.safe_load(value)
+    here[last] = _plain_value(value)
+
+
+def _plain_value(text: str) -> Any:
+    """As YAML has it; 1e-5 too, which YAML 1.1 takes for a word."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _suggest(content: Mapping[str, Any], path: Path) -> None:

@@ -44,7 +44,7 @@ class ResidualDropout:
 
     @contextmanager
     def on(self, is_answer_1S: torch.Tensor) -> Iterator[None]:
-        """While a sequence is computed: where its answers are, bool [1, S]."""
+        """While a sequence is computed, backward pass included: its answers, bool [1, S]."""
         self._where_1S1 = is_answer_1S[..., None]
         try:
             yield

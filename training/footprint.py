@@ -4,13 +4,18 @@
 
 Formulas, for N weights over G GPUs that shard them (FSDP2), sequences of S tokens with K views:
 
-- weights, gradients and AdamW's two moments in float32: 16 N / G bytes, and one layer's weights in
-  bfloat16 gathered at a time;
+- weights, gradients and AdamW's two moments in float32: 16 N / G bytes; with adapters 4 N / G, and
+  16 bytes a weight of theirs;
+- in bfloat16: one layer, the embeddings and the head, gathered, with their gradients (4 bytes a
+  weight); on one GPU instead autocast's copy of all trained weights (2 bytes), or of that much;
 - activations with checkpointing: the input of every layer, 2 bytes a value, for the language model
   (S x width x layers) and the vision tower (729 K x 1152 x 25), one layer's inner values on top
-  (about 34 times its input), and the logits of the trained tokens in float32;
-- time: 8 operations a weight and token (forward, forward again, twice that for backward) for both,
-  and attention's 16 S^2 x width a layer, at a stated share of the device's rate.
+  (about 34 times its input), the logits of the trained tokens (14 bytes: bfloat16, float32, their
+  logarithms, their gradients), and the sequence itself (mask S^2 bytes, patches 4 x 588 x 729 K);
+- time: 8 operations a weight and token (forward, forward again, twice that for backward; 6 of a
+  frozen language model, 2 of a frozen tower), and attention's 16 S^2 x 4096 a layer (12 where
+  frozen; an upper bound, as trees of a sequence do not see each other), at a stated share of the
+  device's rate.
 
 Nothing here was measured on a GPU.
 """
@@ -27,6 +32,10 @@ from molmo2_ros.errors import ConfigError
 H100_FLOPS = 989e12  # dense bfloat16
 UTILISATION = 0.35  # of the device's rate; assumed
 VIT_WIDTH, VIT_LAYERS, VIT_PATCHES, VIT_WEIGHTS = 1152, 25, 729, 0.38e9
+PATCH_VALUES = 588
+ATTENTION_WIDTH, KEY_WIDTH = 4096, 1024  # of both models: 32 heads and 8 of 128
+LORA_RANK = 16  # on q, k, v and o of every layer
+LOGIT_BYTES = 14
 TRAINED_SHARE = 0.1  # of a sequence's tokens; assumed
 INNER = 34  # values inside a layer for each value that enters it
 
@@ -49,6 +58,7 @@ class Stage:
     views: int
     steps: int
     sequences: int = 128
+    has_adapters: bool = False
 
 
 SIZES = {
@@ -59,6 +69,7 @@ STAGES = {
     "pretrain": Stage(tokens=2536, views=36, steps=32000),
     "sft": Stage(tokens=16384, views=128, steps=30000),
     "long_context": Stage(tokens=36864, views=384, steps=2000),
+    "finetune_logs": Stage(tokens=8192, views=64, steps=500, sequences=8, has_adapters=True),
 }
 GPUS = (1, 8, 64)
 
@@ -89,15 +100,9 @@ def footprint(model: str, stage: str, gpus: int) -> Footprint:
             f"{', '.join(STAGES)}, and at least one GPU"
         )
     size, work = SIZES[model], STAGES[stage]
-    weights = size.weights + VIT_WEIGHTS
-    state = 16 * weights / gpus + 2 * size.weights / size.layers
-    text = 2.0 * work.tokens * size.width
-    view = 2 * work.views * VIT_PATCHES * VIT_WIDTH
-    activations: float = text * size.layers + view * VIT_LAYERS + INNER * max(text, view)
-    activations += 4 * TRAINED_SHARE * work.tokens * size.vocabulary
-    text_ops = 8 * size.weights * work.tokens + 16 * work.tokens**2 * size.width * size.layers
-    per_view = 8 * VIT_WEIGHTS * VIT_PATCHES + 16 * VIT_PATCHES**2 * VIT_WIDTH * VIT_LAYERS
-    step_s = work.sequences * (text_ops + work.views * per_view) / (gpus * H100_FLOPS * UTILISATION)
+    state = _state_bytes(size, work, gpus)
+    activations = _activation_bytes(size, work)
+    step_s = work.sequences * _operations(size, work) / (gpus * H100_FLOPS * UTILISATION)
     return Footprint(
         model=model,
         stage=stage,
@@ -108,6 +113,41 @@ def footprint(model: str, stage: str, gpus: int) -> Footprint:
         step_s=step_s,
         stage_hours=step_s * work.steps / 3600,
     )
+
+
+def adapter_weights(size: Size) -> float:
+    """Weights of the low-rank adapters: in and out of q and o, of k and v."""
+    ends = 2 * (size.width + ATTENTION_WIDTH) + 2 * (size.width + KEY_WIDTH)
+    return float(size.layers * LORA_RANK * ends)
+
+
+def _state_bytes(size: Size, work: Stage, gpus: int) -> float:
+    weights = size.weights + VIT_WEIGHTS
+    ends = 2 * size.vocabulary * size.width  # embeddings and head
+    gathered = ends + (size.weights - ends) / size.layers
+    if work.has_adapters:
+        held = 4 * weights + 16 * adapter_weights(size)
+        return held / gpus + 2 * gathered
+    return 16 * weights / gpus + (2 * weights if gpus == 1 else 4 * gathered)
+
+
+def _activation_bytes(size: Size, work: Stage) -> float:
+    text = 2.0 * work.tokens * size.width
+    view = 2.0 * work.views * VIT_PATCHES * VIT_WIDTH
+    layers = text * size.layers + view * VIT_LAYERS + INNER * max(text, view)
+    logits = LOGIT_BYTES * TRAINED_SHARE * work.tokens * size.vocabulary
+    sequence = work.tokens**2 + 4 * work.views * VIT_PATCHES * PATCH_VALUES
+    return layers + logits + sequence
+
+
+def _operations(size: Size, work: Stage) -> float:
+    """Of one sequence."""
+    text, view = (6, 2) if work.has_adapters else (8, 8)  # a weight and token
+    attention = work.tokens**2 * ATTENTION_WIDTH * size.layers
+    view_attention = VIT_PATCHES**2 * VIT_WIDTH * VIT_LAYERS
+    of_text = text * size.weights * work.tokens + 2 * text * attention
+    of_view = view * VIT_WEIGHTS * VIT_PATCHES + 2 * view * view_attention
+    return of_text + work.views * of_view
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,7 +36,7 @@ from molmo2_ros.training.pipeline import ExampleReader, Share
 from molmo2_ros.training.recipe.attention import use_stock_attention, use_tree_attention
 from molmo2_ros.training.recipe.batch import PackedBatch, collate, forward
 from molmo2_ros.training.recipe.loss import step_weight, weighted_loss
-from molmo2_ros.training.recipe.messages import TreeWriter
+from molmo2_ros.training.recipe.messages import TokenTree, TreeWriter
 from molmo2_ros.training.sharding import Processes, arithmetic, joined, shard
 
 log = logging.getLogger("train")
@@ -53,7 +54,7 @@ class Trainer:
 
         self.config, self.out, self.processes = config, out, processes
         self.step = 0
-        torch.manual_seed(config.seed * 1000 + processes.rank)  # dropout
+        torch.manual_seed(config.seed)  # adapters begin alike on every process
         self.source = find_checkpoint(config.model)
         facts = vision_facts(self.source, read_config(self.source))
         writer = TreeWriter(PromptTokenizer(self.source), facts)
@@ -74,29 +75,18 @@ class Trainer:
         shard(self.model, processes, precision=config.precision)
         self.optimizer = make_optimizer(self.model.named_parameters(), config)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        torch.manual_seed(config.seed * 1000 + processes.rank)  # dropout
 
     # --- one step ------------------------------------------------------------------------------
 
     def train_step(self) -> dict[str, float]:
         """One step of the optimiser; what is worth a line in the log."""
-        batches = [batch.to(self.processes.device) for batch in self._sequences()]
-        weight = sum(float(batch.weights_L.sum()) for batch in batches)
+        packs = list(self._packs())
+        weight = sum(float(tree.weights.sum()) for pack in packs for tree in pack)
         divide_by = step_weight(weight, self.processes.device)
         sums = torch.zeros(4, dtype=torch.float64)
-        for batch in batches:
-            with arithmetic(self.processes, self.config.precision):
-                logits_LV = self._logits(batch)
-            loss = weighted_loss(
-                logits_LV,
-                batch.labels_L,
-                batch.weights_L,
-                divide_by=divide_by,
-                z_weight=self.config.z_weight,
-            )
-            loss.total.backward()
-            sums += torch.tensor(
-                [loss.cross_entropy, loss.weight, loss.num_right, len(batch.labels_L)]
-            )
+        for pack in packs:  # a pack's mask alone may take a gigabyte: one at a time
+            sums += self._train_on(collate(pack).to(self.processes.device), divide_by)
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
         rates = set_rates(self.optimizer, self.config, self.step)
         self.optimizer.step()
@@ -114,16 +104,29 @@ class Trainer:
             **{f"lr_{part}": rate for part, rate in rates.items()},
         }
 
-    def _sequences(self) -> Iterator[PackedBatch]:
+    def _packs(self) -> Iterator[list[TokenTree]]:
         for _ in range(self.config.sequences_per_step // self.config.data_shares):
             for share in self.shares.values():
-                yield collate(next(share))
+                yield next(share)
 
-    def _logits(self, batch: PackedBatch) -> torch.Tensor:
+    def _train_on(self, batch: PackedBatch, divide_by: float) -> torch.Tensor:
+        """Add a sequence's gradients; its cross-entropy, weight, right tokens and tokens."""
         is_answer = torch.zeros_like(batch.ids_1S, dtype=torch.bool)
         is_answer[0, batch.readers_L + 1] = True
+        # Activation checkpointing computes layers again in the backward pass, dropout with them.
         with self.dropout.on(is_answer):
-            return forward(self.model, batch)
+            with arithmetic(self.processes, self.config.precision):
+                logits_LV = forward(self.model, batch)
+            loss = weighted_loss(
+                logits_LV,
+                batch.labels_L,
+                batch.weights_L,
+                divide_by=divide_by,
+                z_weight=self.config.z_weight,
+            )
+            loss.total.backward()
+        seen = [loss.cross_entropy, loss.weight, loss.num_right, len(batch.labels_L)]
+        return torch.tensor(seen, dtype=torch.float64)
 
     # --- the run -------------------------------------------------------------------------------
 
@@ -167,7 +170,21 @@ class Trainer:
         self.step, states = checkpoint.load(path, self.model, self.optimizer, self.processes)
         for number, share in self.shares.items():
             share.load_state_dict(states[number])
+        if self.processes.is_first:
+            self._forget_lines()
         return True
+
+    def _forget_lines(self) -> None:
+        """Leave out of the log what was told of steps that are done again."""
+        path = self.out / "metrics.jsonl"
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a kill may cut off the last one
+        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
+        partial = path.with_name(".metrics.jsonl")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)
 
     def write_model(self) -> None:
         """`model`: a Hugging Face folder, adapters merged into the weights."""
@@ -186,14 +203,18 @@ class Trainer:
         use_stock_attention(plain)
         partial, target = self.out / ".model", self.out / "model"
         shutil.rmtree(partial, ignore_errors=True)
+        with checkpoint.writing(f"the model of step {self.step}", self.out):
+            self._write_folder(plain, partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        log.info("wrote %s", target)
+
+    def _write_folder(self, plain: Any, partial: Path) -> None:
         plain.save_pretrained(partial)
         for pattern in _COMPANIONS:
             for path in self.source.glob(pattern):
                 if not (partial / path.name).exists() and "index" not in path.name:
                     shutil.copy(path, partial / path.name)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        log.info("wrote %s", target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from molmo2_ros.engines.export import main as export
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.runtime.engine import NANO
+from molmo2_ros.training import train
 from molmo2_ros.training.config import load_config
 from molmo2_ros.training.data.dataset_writer import DatasetWriter
 from molmo2_ros.training.data.example import (
@@ -28,7 +30,7 @@ from molmo2_ros.training.data.example import (
     Media,
     Task,
 )
-from molmo2_ros.training.train import main
+from molmo2_ros.training.train import Trainer, main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "training" / "configs"
@@ -208,7 +210,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, config, capsys, monk
     monkeypatch.setattr(checkpoint, "save_file", full)
     assert main(["--config", str(config()), "--out", str(out)]) == 2
     error = capsys.readouterr().err
-    assert "No space left on device; the one before is whole: make room and start again" in error
+    assert "left on device; the last checkpoint is whole: make room and start again" in error
+    assert not (out / ".partial").exists()
     assert [path.name for path in out.glob("step-*")] == ["step-000002"]
     monkeypatch.undo()
     assert main(["--config", str(config()), "--out", str(out)]) == 0
@@ -237,6 +240,8 @@ def test_a_value_is_overridden_on_the_command_line(config):
     path = config()
     changed = load_config(path, ["steps=9", "rates.vit.lr=0.5"])
     assert (changed.steps, changed.rates["vit"].lr, changed.rates["llm"].lr) == (9, 0.5, 1e-3)
+    assert load_config(path, ["rates.llm.lr=1e-5"]).rates["llm"].lr == 1e-5
+    assert load_config(path, ["model=runs/sft/model"]).model == "runs/sft/model"
     with pytest.raises(ConfigError, match="'steps' changes nothing"):
         load_config(path, ["steps"])
     with pytest.raises(ConfigError, match="unknown key stepz"):
@@ -249,3 +254,87 @@ def test_a_checkpoint_of_another_mixture_is_refused(tmp_path, config, data, caps
     mixture = {"x": {"weight": 1.0, "datasets": [{"path": str(data / "stills")}]}}
     assert main(["--config", str(config(mixture=mixture)), "--out", str(out)]) == 2
     assert "start another run for another mixture" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_written_is_told_and_written_later(
+    tmp_path, config, capsys, monkeypatch
+):
+    out, write = tmp_path / "out", Trainer.write_model
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def without_room(trainer):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))
+        try:
+            write(trainer)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+    monkeypatch.setattr(Trainer, "write_model", without_room)
+    arguments = ["--config", str(config(steps=2)), "--out", str(out)]
+    assert main(arguments) == 2
+    assert "cannot write the model of step 2" in capsys.readouterr().err
+    assert not (out / "model").exists()
+    monkeypatch.undo()
+    assert main(arguments) == 0
+    assert weights(out)
+
+
+def test_dropout_of_answers_is_the_same_with_and_without_activation_checkpointing(tmp_path, config):
+    stored, again = tmp_path / "stored", tmp_path / "again"
+    for out, checkpointing in ((stored, False), (again, True)):
+        path = config(
+            steps=2,
+            dropout=0.3,
+            dropout_on_answers_only=True,
+            activation_checkpointing=checkpointing,
+        )
+        assert main(["--config", str(path), "--out", str(out)]) == 0
+    assert losses(again) == pytest.approx(losses(stored), abs=1e-6)
+    one, other = weights(stored), weights(again)
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+def test_sequences_of_a_step_are_made_one_at_a_time(tmp_path, config, monkeypatch):
+    calls = []
+    for name in ("collate", "forward"):
+        real = getattr(train, name)
+        monkeypatch.setattr(
+            train, name, lambda *a, real=real, name=name: (calls.append(name), real(*a))[1]
+        )
+    path = config(steps=1)
+    assert main(["--config", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert calls == ["collate", "forward"] * SMALL["sequences_per_step"]
+
+
+def test_adapters_begin_alike_on_any_number_of_processes(tmp_path, config):
+    fast = {"llm": {"lr": 1e-2, "warmup_steps": 1}}
+    path = config(lora={"rank": 4}, steps=4, dropout=0.0, rates=fast)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["--config", str(path), "--out", str(one)]) == 0
+    subprocess.run(command(path, two, processes=2), check=True, timeout=280)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+
+
+def test_steps_that_are_done_again_are_told_once(tmp_path, config):
+    out = tmp_path / "out"
+    assert main(["--config", str(config(steps=2)), "--out", str(out)]) == 0
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3, "loss": 9.0}) + '\n{"step": 4, "lo')
+    assert main(["--config", str(config(steps=4)), "--out", str(out)]) == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[2]["loss"] != 9.0
+
+
+def test_a_process_that_is_killed_ends_the_run_and_no_checkpoint_is_lost(tmp_path, config):
+    out = tmp_path / "out"
+    torchrun = subprocess.Popen(command(config(steps=5000), out, processes=2))
+    while not (out / "step-000002").exists():
+        assert torchrun.poll() is None
+        time.sleep(0.02)
+    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert torchrun.wait(timeout=60) != 0
+    last = int(max(out.glob("step-*")).name.removeprefix("step-"))
+    assert main(["--config", str(config(steps=last + 1)), "--out", str(out)]) == 0
+    assert (out / f"step-{last + 1:06d}").exists()
