@@ -48,23 +48,45 @@ def noun(category: int, colour: int, *, plural: bool = False) -> str:
     return f"{COLOUR_NAMES[colour]} {word}" if colour >= 0 else word
 
 
+# What a nano may be asked for after more training on a robot's pictures; its scenes hold none.
+OTHER_NOUNS = (
+    ("person", "people"),
+    ("pedestrian", "pedestrians"),
+    ("man", "men"),
+    ("woman", "women"),
+    ("hand", "hands"),
+    ("face", "faces"),
+    ("car", "cars"),
+    ("robot", "robots"),
+    ("chair", "chairs"),
+    ("object", "objects"),
+)
+
+
+def _nouns() -> list[tuple[str, str]]:
+    """Each kind of object, with and without its colours: one and several."""
+    return [
+        (noun(index, colour), noun(index, colour, plural=True))
+        for index, kind in enumerate(CATEGORIES)
+        for colour in (OWN_COLOUR, *kind.colours)
+    ]
+
+
 def tokenizer_corpus() -> list[str]:
     """Every phrase that is ever asked or answered, so that no word is spelt in letters."""
     lines: list[str] = []
-    for index, kind in enumerate(CATEGORIES):
-        for colour in (OWN_COLOUR, *kind.colours):
-            one, many = noun(index, colour), noun(index, colour, plural=True)
-            asked = [t.format(x=one) for t in POINT_ONE + TRACK]
-            asked += [t.format(x=many) for t in POINT_ALL + COUNT + TRACK]
-            seed = f'<points coords="0.5 1 500 500">{one}</points>'
-            asked.append(SEED_TRACK.format(points=seed))
-            lines += [f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n" for q in asked]
-            for label in (one, many):
-                points = f'<points coords="0.0 1 500 500 2 510 520">{label}</points>'
-                lines += [
-                    points,
-                    f"Counting the {points} shows a total of 2.",
-                    f'<tracks coords="0.0 1 500 500;0.5 1 500 500 2 510 520">{label}</tracks>',
-                    NONE,
-                ]
+    for one, many in [*_nouns(), *OTHER_NOUNS]:
+        asked = [t.format(x=one) for t in POINT_ONE + TRACK]
+        asked += [t.format(x=many) for t in POINT_ALL + COUNT + TRACK]
+        seed = f'<points coords="0.5 1 500 500">{one}</points>'
+        asked.append(SEED_TRACK.format(points=seed))
+        lines += [f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n" for q in asked]
+        for label in (one, many):
+            points = f'<points coords="0.0 1 500 500 2 510 520">{label}</points>'
+            lines += [
+                points,
+                f"Counting the {points} shows a total of 2.",
+                f'<tracks coords="0.0 1 500 500;0.5 1 500 500 2 510 520">{label}</tracks>',
+                NONE,
+            ]
     return lines

@@ -9,14 +9,19 @@ import numpy.typing as npt
 from molmo2_ros.simulation.motion import LabelledClip
 
 _BORDER_GREY = 90
+_NEAR_SHARE = 0.2  # of stills
 
 
 def augment_still(clip: LabelledClip, rng: np.random.Generator) -> LabelledClip:
     """A still mirrored, zoomed, shifted and relit at random."""
     clip = _mirror(clip) if rng.random() < 0.5 else clip
     side = clip.frames.shape[2]
-    zoom = rng.uniform(0.92, 1.2)
-    shift = side / 2 * (1 - zoom) + rng.uniform(-0.07, 0.07, 2) * side
+    near = rng.random() < _NEAR_SHARE
+    zoom = rng.uniform(1.2, 1.8) if near else rng.uniform(0.92, 1.2)
+    reach = max(
+        0.07, 0.5 * (zoom - 1) if near else 0.0
+    )  # a part of the picture, as a crop shows it
+    shift = side / 2 * (1 - zoom) + rng.uniform(-reach, reach, 2) * side
     return _relight(_warp(clip, [zoom], [shift]), rng)
 
 

@@ -45,6 +45,7 @@ class TrainConfig:
     processes: int = 2  # shares of a step: one a process, or several a process (rank.py)
     model: ModelConfig = field(default_factory=ModelConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
+    exclude_pairs: bool = True  # no scene and no question of training holds HELD_OUT_PAIRS
     sprite_seed: int = 500
     sprite_share: float = 0.5  # of stills and of clips; the rest are rendered
     pan_share: float = 0.15  # of clips: rendered stills under a moving camera
@@ -52,6 +53,8 @@ class TrainConfig:
     gapless_redraw_share: float = 0.4  # of clips in which nothing is ever hidden: drawn again
     newest_between_share: float = 0.5  # of clips whose last stamp is 0.1 to 0.5 s after the grid's
     look_weight: float = 0.5  # loss of the supervised attention heads
+    look_layer: int = 2  # of the language model: two heads look at the visual tokens of points
+    back_layer: int = 1  # of the language model: three heads look at what was before
     dense_weight: float = 1.0  # loss of the dense heads
     frame_weight: float = 0.3  # loss of the frame head
     link_weight: float = 0.3  # loss of the link head

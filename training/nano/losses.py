@@ -11,8 +11,8 @@ frame, D width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import nn
 
 from molmo2_ros.simulation.objects import CATEGORIES, COLOUR_NAMES
 from molmo2_ros.training.nano.model import ModelConfig
-from molmo2_ros.training.nano.trees import IGNORED, Look, TreeBatch
+from molmo2_ros.training.nano.trees import IGNORED, Looks, TreeBatch
 from molmo2_ros.training.scenes import GONE, SEEN, Sightings
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 NUM_CLASSES = len(CATEGORIES) + 1  # background first
 NUM_COLOURS = len(COLOUR_NAMES)
 BACKGROUND_WEIGHT = 0.15
-SUPERVISED_LAYER = 2  # of the language model; its heads 0 (digits) and 1 (what next)
-BACK_LAYER = 1  # its head 0 looks back at what was last written of the same object
 MAX_FRAMES = 16  # of the frame head
 _OBJECT_COVER, _EMPTY_COVER = 0.2, 0.04  # share of a patch from/below which it is an object/nothing
 
@@ -60,12 +58,15 @@ class DenseLabels:
     token_colour: torch.Tensor  # int64 [K, M]
     token_centre: torch.Tensor  # float32 [K, M, 2] in 0..1
 
+    def to(self, device: torch.device) -> DenseLabels:
+        """The same on a device."""
+        return DenseLabels(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
 
 def dense_labels(
     instances_KHW: npt.NDArray[np.uint8],
     sightings: Sequence[Sightings],
     config: ModelConfig,
-    device: torch.device,
 ) -> DenseLabels:
     """Label the patches and visual tokens of stills.
 
@@ -73,13 +74,12 @@ def dense_labels(
         instances_KHW: instance masks at the model's input size.
         sightings: one per still, of one frame each.
         config: sizes.
-        device: where to put the labels.
     """
     rows = [
         _label_still(mask, sighting, config)
         for mask, sighting in zip(instances_KHW, sightings, strict=True)
     ]
-    columns = [torch.from_numpy(np.stack(column)).to(device) for column in zip(*rows, strict=True)]
+    columns = [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
     return DenseLabels(
         patch_class=columns[0],
         patch_colour=columns[1],
@@ -133,9 +133,7 @@ def _label_still(
     )
 
 
-def link_labels(
-    sightings: Sequence[Sightings], token_grid: int, device: torch.device
-) -> torch.Tensor:
+def link_labels(sightings: Sequence[Sightings], token_grid: int) -> torch.Tensor:
     """Where the object of a visual token was before: int64 [B, T, M, 2] tokens of a frame.
 
     First in the last frame that showed it, then in the first one; IGNORED where a token holds no
@@ -150,17 +148,17 @@ def link_labels(
             frames = np.flatnonzero(clip.shown[:, j])
             for last, frame in zip(frames, frames[1:], strict=False):
                 labels[row, frame, token[frame, j]] = token[last, j], token[frames[0], j]
-    return torch.from_numpy(labels).to(device)
+    return torch.from_numpy(labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseLoss:
-    """The loss and how well the heads read."""
+    """The loss and how well the heads read; shares are tensors, so that no device is waited for."""
 
     loss: torch.Tensor
-    patch_accuracy: float  # category of patches on objects
-    token_accuracy: float  # category of tokens that hold an object's centre
-    digit_accuracy: float  # first digits of x and y read off those tokens
+    patch_accuracy: torch.Tensor  # category of patches on objects
+    token_accuracy: torch.Tensor  # category of tokens that hold an object's centre
+    digit_accuracy: torch.Tensor  # first digits of x and y read off those tokens
 
 
 def dense_loss(
@@ -202,7 +200,7 @@ def dense_loss(
     loss = loss + classes(token_logits, labels.token_class)
     loss = loss + 0.3 * colours(token_logits, labels.token_colour)
     held = token_logits[holds_centre]
-    digit_accuracy = 0.0
+    digit_accuracy = loss.new_zeros(())
     if len(held):
         centre = labels.token_centre[holds_centre]
         within = centre * token_grid - (centre * token_grid).floor()
@@ -212,7 +210,7 @@ def dense_loss(
         digit_logits = held[:, end_colour + 2 :].reshape(-1, 10)
         loss = loss + 0.5 * F.cross_entropy(digit_logits, digits)
         correct = (digit_logits.argmax(-1) == digits).float().reshape(-1, 2, 2)
-        digit_accuracy = float(correct[..., 0].mean())
+        digit_accuracy = correct[..., 0].mean()
     return DenseLoss(
         loss=loss,
         patch_accuracy=_accuracy(patch_logits, labels.patch_class, on_object),
@@ -221,25 +219,21 @@ def dense_loss(
     )
 
 
-def _accuracy(logits: torch.Tensor, wanted: torch.Tensor, where: torch.Tensor) -> float:
+def _accuracy(logits: torch.Tensor, wanted: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     right = (logits[..., :NUM_CLASSES].argmax(-1) == wanted) & where
-    return float(right.sum() / where.sum().clamp(min=1))
+    return right.sum() / where.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLoss:
-    """Losses of a batch of trees and how often the model was right."""
+    """Losses of a batch of trees and how often the model was right; all 0-dimensional tensors."""
 
     text: torch.Tensor  # weighted cross-entropy of the answer tokens
     looks: torch.Tensor  # cross-entropy of the two heads that look at visual tokens
-    back: torch.Tensor  # of the head that looks back; 0 where nothing is written twice
+    back: torch.Tensor  # of the three heads that look back; 0 where there is nothing to look at
     frames: torch.Tensor  # cross-entropy of the frame head; 0 for stills
     links: torch.Tensor  # cross-entropy of the link head; 0 without labels
-    token_accuracy: float
-    digit_look_accuracy: float
-    next_look_accuracy: float
-    back_look_accuracy: float
-    link_accuracy: float  # of the place in the last frame that showed the object
+    accuracy: Mapping[str, torch.Tensor]  # of the tokens and of each head
 
 
 class TextReader:
@@ -247,12 +241,21 @@ class TextReader:
 
     The stock modules are not changed: forward pre-hooks keep what reaches the layers, and queries
     and keys of the supervised heads are computed again from it with the layers' own weights.
+
+    Args:
+        model: whose language model to run.
+        look_layer: whose heads 0 (digits) and 1 (what next) look at visual tokens.
+        back_layer: whose heads look at what was written or seen before: 0 at the same digit, 1 at
+            the end of the same object's point, 2 from visual token to visual token.
     """
 
-    def __init__(self, model: Molmo2ForConditionalGeneration) -> None:
+    def __init__(
+        self, model: Molmo2ForConditionalGeneration, *, look_layer: int = 2, back_layer: int = 1
+    ) -> None:
         self._model = model
+        self._look_layer, self._back_layer = look_layer, back_layer
         self._seen: dict[int, tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]] = {}
-        for layer in (BACK_LAYER, SUPERVISED_LAYER):
+        for layer in {back_layer, look_layer}:
             self._attention(layer).register_forward_pre_hook(
                 functools.partial(self._remember, layer), with_kwargs=True
             )
@@ -265,14 +268,16 @@ class TextReader:
     ) -> None:
         self._seen[layer] = kwargs["hidden_states"], kwargs["position_embeddings"]
 
-    def hidden_states(self, batch: TreeBatch, features_BXD: torch.Tensor) -> torch.Tensor:
+    def hidden_states(
+        self, batch: TreeBatch, features_BXD: torch.Tensor, mask_B1SS: torch.Tensor
+    ) -> torch.Tensor:
         """Last hidden states [B, S, D]; X = frames times visual tokens a frame."""
         text = self._model.model.language_model
         embedded = text.embed_tokens(batch.ids_BS)
         added = torch.zeros_like(embedded).index_copy(1, batch.visual_index, features_BXD)
         return text(
             inputs_embeds=embedded + added,
-            attention_mask=batch.mask_B1SS,
+            attention_mask=mask_B1SS,
             position_ids=batch.positions_BS,
             use_cache=False,
         ).last_hidden_state
@@ -285,69 +290,63 @@ class TextReader:
         links_BTM2: torch.Tensor | None = None,
     ) -> TextLoss:
         """All losses of a batch of trees; the labels of the link head are `link_labels`."""
-        hidden = self.hidden_states(batch, features_BXD)
+        mask_B1SS = batch.mask_B1SS()
+        hidden = self.hidden_states(batch, features_BXD, mask_B1SS)
         labels = batch.labels_BS[:, 1:]
         wanted = labels != IGNORED
         logits = self._model.lm_head(hidden[:, :-1][wanted])
         weights = batch.weights_BS[:, 1:][wanted]
         cross_entropy = F.cross_entropy(logits, labels[wanted], reduction="none")
-        digit_loss, digit_right = self._look_loss(
-            batch, batch.digit_looks, layer=SUPERVISED_LAYER, head=0
-        )
-        next_loss, next_right = self._look_loss(
-            batch, batch.next_looks, layer=SUPERVISED_LAYER, head=1
-        )
-        back_loss, back_right = self._look_loss(batch, batch.back_looks, layer=BACK_LAYER, head=0)
-        link_loss, link_right = self._link_loss(batch, heads, links_BTM2)
+        accuracy = {"token": (logits.argmax(-1) == labels[wanted]).float().mean()}
+        losses = {}
+        for name, looks, layer, head in (
+            ("look", batch.digit_looks, self._look_layer, 0),
+            ("next", batch.next_looks, self._look_layer, 1),
+            ("back", batch.back_looks, self._back_layer, 0),
+            ("last", batch.last_looks, self._back_layer, 1),
+            ("link", batch.link_looks, self._back_layer, 2),
+        ):
+            losses[name], accuracy[name] = self._look_loss(mask_B1SS, looks, layer, head)
+        links, accuracy["place"] = self._link_loss(batch, heads, links_BTM2)
         return TextLoss(
             text=(cross_entropy * weights).sum() / weights.sum(),
-            looks=torch.cat([digit_loss, next_loss]).mean(),
-            back=back_loss.mean() if len(back_loss) else hidden.new_zeros(()),
+            looks=torch.cat([losses["look"], losses["next"]]).mean(),
+            back=sum((_mean(losses[n]) for n in ("back", "last", "link")), hidden.new_zeros(())),
             frames=self._frame_loss(batch, heads),
-            links=link_loss,
-            token_accuracy=float((logits.argmax(-1) == labels[wanted]).float().mean()),
-            digit_look_accuracy=digit_right,
-            next_look_accuracy=next_right,
-            back_look_accuracy=back_right,
-            link_accuracy=link_right,
+            links=links,
+            accuracy=accuracy,
         )
 
     def _look_loss(
-        self, batch: TreeBatch, looks: Sequence[Sequence[Look]], *, layer: int, head: int
-    ) -> tuple[torch.Tensor, float]:
-        """Cross-entropy per look of one head's attention to the wanted keys, and its accuracy."""
-        inputs, (cos, sin) = self._seen[layer]
+        self, mask_B1SS: torch.Tensor, looks: Looks, layer: int, head: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of each look of one head's attention to its wanted keys, and its accuracy.
+
+        Returns:
+            float32 [L], and the share of looks whose strongest key is a wanted one.
+        """
+        inputs_BSD, (cos, sin) = self._seen[layer]
         attention = self._attention(layer)
-        size = attention.head_dim
+        size, rows = attention.head_dim, torch.arange(len(inputs_BSD), device=inputs_BSD.device)
+        of_keys = head * attention.k_proj.out_features // attention.q_proj.out_features
         query_weight = attention.q_proj.weight[head * size : (head + 1) * size]
-        key_weight = attention.k_proj.weight[:size]  # heads 0 and 1 share key/value head 0
-        keys = _rotate(attention.k_norm(inputs @ key_weight.T), cos, sin)
-        losses, right = [inputs.new_zeros(0)], [inputs.new_zeros(0)]
-        for row, row_looks in enumerate(looks):  # not all at once: that would gather S keys a look
-            if not row_looks:
-                continue
-            position = torch.tensor([look.position for look in row_looks], device=inputs.device)
-            query = attention.q_norm(inputs[row, position] @ query_weight.T)
-            query = _rotate(query, cos[row, position], sin[row, position])
-            scores = (query @ keys[row].T) * attention.scaling
-            scores = scores.masked_fill(~batch.mask_B1SS[row, 0, position], -1e9)
-            owner = torch.tensor(
-                [i for i, look in enumerate(row_looks) for _ in look.keys], device=inputs.device
-            )
-            key = torch.tensor([k for look in row_looks for k in look.keys], device=inputs.device)
-            share = torch.tensor(
-                [1 / len(look.keys) for look in row_looks for _ in look.keys], device=inputs.device
-            )
-            log_share = scores.log_softmax(-1)[owner, key]
-            losses.append(inputs.new_zeros(len(row_looks)).index_add(0, owner, -log_share * share))
-            hit = (scores.argmax(-1)[owner] == key).float()
-            right.append(inputs.new_zeros(len(row_looks)).index_add(0, owner, hit))
-        hits = torch.cat(right)
-        return torch.cat(losses), float(hits.mean()) if len(hits) else 0.0
+        key_weight = attention.k_proj.weight[of_keys * size : (of_keys + 1) * size]
+        keys_BSd = _rotate(attention.k_norm(inputs_BSD @ key_weight.T), cos, sin)
+        where = rows[:, None], looks.position_BP
+        query_BPd = attention.q_norm(inputs_BSD[where] @ query_weight.T)
+        query_BPd = _rotate(query_BPd, cos[where], sin[where])
+        scores_BPS = (query_BPd @ keys_BSd.mT) * attention.scaling
+        scores_BPS = scores_BPS.masked_fill(~mask_B1SS[:, 0][where], -1e9)
+        row, slot = looks.row_L[looks.look_Q], looks.slot_L[looks.look_Q]
+        log_share_Q = scores_BPS.log_softmax(-1)[row, slot, looks.key_Q]
+        none = inputs_BSD.new_zeros(len(looks.row_L))
+        hits_Q = (scores_BPS.argmax(-1)[row, slot] == looks.key_Q).float()
+        hits_L = none.index_add(0, looks.look_Q, hits_Q)
+        return none.index_add(0, looks.look_Q, -log_share_Q * looks.share_Q), _mean(hits_L)
 
     def _frame_loss(self, batch: TreeBatch, heads: DenseHeads) -> torch.Tensor:
         """Which frame each visual token belongs to, read where the supervised heads read."""
-        inputs, _ = self._seen[SUPERVISED_LAYER]
+        inputs, _ = self._seen[self._look_layer]
         if batch.num_frames == 1:
             return inputs.new_zeros(())
         num_tokens = len(batch.visual_index) // batch.num_frames
@@ -357,18 +356,22 @@ class TextReader:
 
     def _link_loss(
         self, batch: TreeBatch, heads: DenseHeads, links_BTM2: torch.Tensor | None
-    ) -> tuple[torch.Tensor, float]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Where each object was before, read where the supervised heads read."""
-        inputs, _ = self._seen[SUPERVISED_LAYER]
+        inputs, _ = self._seen[self._look_layer]
         if links_BTM2 is None or not (links_BTM2 != IGNORED).any():
-            return inputs.new_zeros(()), 0.0
+            return inputs.new_zeros(()), inputs.new_zeros(())
         wanted = links_BTM2.flatten(0, 2)
         holds = wanted[:, 0] != IGNORED
         logits = heads.link(inputs[:, batch.visual_index].flatten(0, 1)[holds])
         logits = logits.reshape(len(logits), 2, -1)
         loss = F.cross_entropy(logits.flatten(0, 1), wanted[holds].flatten())
-        right = logits[:, 0].argmax(-1) == wanted[holds][:, 0]
-        return loss, float(right.float().mean())
+        return loss, (logits[:, 0].argmax(-1) == wanted[holds][:, 0]).float().mean()
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """0 of no values."""
+    return values.mean() if len(values) else values.new_zeros(())
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from molmo2_ros.training.scenes import (
     clip_questions,
     has_gap,
     locate,
+    shows_held_out,
     still_questions,
 )
 
@@ -62,17 +63,19 @@ class ExampleStream:
 
     def still(self) -> Example:
         """One frame, no questions."""
-        if self.rng.random() < self._config.sprite_share:
-            clip = self._composer().still()
-        else:
-            clip = augment_still(self._stills.draw(self.rng), self.rng)
-        return Example(clip=clip, sightings=locate(clip), stamps_s=(0.0,))
+        while True:
+            if self.rng.random() < self._config.sprite_share:
+                clip = self._composer().still()
+            else:
+                clip = augment_still(self._stills.draw(self.rng), self.rng)
+            if self._may_train(clip):
+                return Example(clip=clip, sightings=locate(clip), stamps_s=(0.0,))
 
     def asked_still(self, num_questions: int) -> Example:
         """One frame with at least two questions."""
         while True:
             example = self.still()
-            questions = still_questions(example.sightings, self.rng, num_questions)
+            questions = self._allowed(still_questions(example.sightings, self.rng, num_questions))
             if len(questions) >= 2:
                 return replace(example, questions=tuple(questions))
 
@@ -80,15 +83,24 @@ class ExampleStream:
         """A clip with at least three tracking questions of these kinds."""
         while True:
             clip = self._draw_clip(num_frames)
+            if not self._may_train(clip):
+                continue
             sightings = locate(clip)
             if not has_gap(sightings) and self.rng.random() < self._config.gapless_redraw_share:
                 continue
             stamps_s = self._draw_stamps(num_frames)
-            questions = clip_questions(sightings, stamps_s, self.rng, kinds)
+            questions = self._allowed(clip_questions(sightings, stamps_s, self.rng, kinds))
             if len(questions) >= 3:
                 return Example(
                     clip=clip, sightings=sightings, stamps_s=stamps_s, questions=tuple(questions)
                 )
+
+    def _may_train(self, clip: LabelledClip) -> bool:
+        return not (self._config.exclude_pairs and shows_held_out(clip))
+
+    def _allowed(self, questions: list[Question]) -> list[Question]:
+        """Without those that would teach that a held-out thing is never there."""
+        return [q for q in questions if not (self._config.exclude_pairs and q.held_out)]
 
     def _draw_clip(self, num_frames: int) -> LabelledClip:
         source = self.rng.random()

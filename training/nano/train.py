@@ -13,17 +13,15 @@ import argparse
 import functools
 import json
 import logging
-import operator
 import os
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
@@ -31,14 +29,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from molmo2_ros.errors import ConfigError
-from molmo2_ros.simulation.sprites import SpriteComposer, Sprites
+from molmo2_ros.simulation.sprites import Sprites
+from molmo2_ros.training.nano.batches import Part, StepBatch, StepBatches, step_batches
 from molmo2_ros.training.nano.config import StageConfig, TrainConfig, load_config
 from molmo2_ros.training.nano.losses import (
     DenseHeads,
+    TextLoss,
     TextReader,
-    dense_labels,
     dense_loss,
-    link_labels,
 )
 from molmo2_ros.training.nano.model import (
     build_model,
@@ -48,19 +46,17 @@ from molmo2_ros.training.nano.model import (
     save_checkpoint,
     to_patches,
 )
-from molmo2_ros.training.nano.pool import ASPECTS, Pool, render_pool
+from molmo2_ros.training.nano.pool import render_pool
 from molmo2_ros.training.nano.rank import device_of, shares_of
 from molmo2_ros.training.nano.schedule import learning_rate
-from molmo2_ros.training.nano.stream import Example, ExampleStream
 from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
-from molmo2_ros.training.nano.trees import TreeBatch, TreeWriter
-from molmo2_ros.training.scenes import track_has_gap
 
 log = logging.getLogger("train")
 
 VISION_PARTS = ("vision_tower", "multi_modal_projector")
 _MUON_PARTS = ("layers", "image_pooling", "image_projector")  # hidden matrices
 _HEADS = StageConfig(name="dense heads", steps=200, lr=4e-3, images=16, vision_lr_factor=0.0)
+_LOG_EVERY = 50  # steps
 _RENDERING_TIMEOUT = timedelta(hours=1)  # the other processes wait while the first one renders
 
 
@@ -76,88 +72,57 @@ class Trainer:
         self.model = build_model(config.model, self.tokenizer).to(device).train()
         self.heads = DenseHeads(config.model).to(device)
         self.modules = nn.ModuleDict({"model": self.model, "heads": self.heads})
-        self.reader = TextReader(self.model)
-        self.writer = TreeWriter(self.tokenizer, config.model.token_grid)
+        self.reader = TextReader(
+            self.model, look_layer=config.look_layer, back_layer=config.back_layer
+        )
         self.windows = pooling_windows(config.model).to(device)
         self.stage_index, self.step = 0, 0
         self.optimizers: list[torch.optim.Optimizer] = []
-        self.streams = self._open_streams()  # by share
-
-    def _open_streams(self) -> dict[int, ExampleStream]:
-        config, size = self.config, (self.config.model.image_size,) * 2
-        stills, clips = (Pool(self.folder / "pool", kind) for kind in ("still", "clip"))
-        sprites = None
-        if config.sprite_share:
-            sprites = Sprites.cached(self.folder / "sprites.npz", config.sprite_seed)
-        streams = {}
-        for share in shares_of(self.rank, self.world, config.processes):
-            rng = np.random.default_rng([config.seed, share])
-            composers = [SpriteComposer(sprites, rng, size, a) for a in ASPECTS] if sprites else []
-            streams[share] = ExampleStream(config, stills, clips, composers, rng)
-        return streams
+        shares = shares_of(self.rank, self.world, config.processes)
+        self.steps = StepBatches(config, folder, shares)
 
     # --- one step ------------------------------------------------------------------------------
 
-    def _encode(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        frames = np.concatenate([example.clip.frames for example in examples])
-        images = torch.from_numpy(frames).to(self.device)
+    def _encode(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+        images = part.frames_KHWC.to(self.device)
         patches = to_patches(images, self.config.model.patch_size)
         return encode_frames(self.model, patches, self.windows)
 
-    def _dense(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        features, patches = self._encode(examples)
-        labels = dense_labels(
-            np.concatenate([e.clip.instances for e in examples]),
-            [e.sightings for e in examples],
-            self.config.model,
-            self.device,
-        )
+    def _dense(self, part: Part) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        assert part.labels is not None
+        features, patches = self._encode(part)
+        labels = part.labels.to(self.device)
         result = dense_loss(self.heads, patches, features, labels, self.config.model.token_grid)
         seen = {
-            "dense": result.loss.item(),
+            "dense": result.loss.detach(),
             "patch": result.patch_accuracy,
             "token": result.token_accuracy,
             "digit": result.digit_accuracy,
         }
         return result.loss, features, seen
 
-    def _write(self, examples: list[Example]) -> TreeBatch:
-        trees = [self.writer.write(e.stamps_s, e.questions) for e in examples]
-        return self.writer.collate(trees, len(examples[0].stamps_s), self.device)
-
-    def _images_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
-        loss, _, seen = self._dense([stream.still() for _ in range(stage.images)])
+    def _images_step(self, part: Part) -> dict[str, torch.Tensor]:
+        loss, _, seen = self._dense(part)
         loss.backward()
         return seen
 
-    def _stills_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
-        examples = [stream.asked_still(stage.questions) for _ in range(stage.stills)]
-        dense, features, seen = self._dense(examples)
-        text = self.reader.loss(self._write(examples), features, self.heads)
+    def _stills_step(self, part: Part) -> dict[str, torch.Tensor]:
+        assert part.trees is not None
+        dense, features, seen = self._dense(part)
+        text = self.reader.loss(part.trees.to(self.device), features, self.heads)
         loss = text.text + self.config.look_weight * text.looks + self.config.dense_weight * dense
         loss.backward()
-        seen |= {
-            "still_text": text.text.item(),
-            "still_token": text.token_accuracy,
-            "still_look": text.digit_look_accuracy,
-            "still_next": text.next_look_accuracy,
-        }
-        return seen
+        return seen | _shown("still", text)
 
-    def _clips_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
-        lengths = list(stage.clip_shares)
-        shares = np.array(list(stage.clip_shares.values()))
-        num_frames = int(stream.rng.choice(lengths, p=shares / shares.sum()))
-        num_clips, kinds = stage.clips[num_frames], stage.clip_kinds
-        examples = [stream.asked_clip(num_frames, kinds) for _ in range(num_clips)]
+    def _clips_step(self, part: Part) -> dict[str, torch.Tensor]:
+        assert part.trees is not None
+        assert part.links_BTM2 is not None
         # Clips do not train the vision tower, the stills beside them do: a third of the cost saved.
         with torch.no_grad():
-            features, _ = self._encode(examples)
-        features = features.reshape(len(examples), -1, features.shape[-1])
-        links = link_labels(
-            [e.sightings for e in examples], self.config.model.token_grid, self.device
-        )
-        text = self.reader.loss(self._write(examples), features, self.heads, links)
+            features, _ = self._encode(part)
+        trees, links = part.trees.to(self.device), part.links_BTM2.to(self.device)
+        features = features.reshape(len(links), -1, features.shape[-1])
+        text = self.reader.loss(trees, features, self.heads, links)
         loss = (
             text.text
             + self.config.look_weight * (text.looks + text.back)
@@ -165,32 +130,24 @@ class Trainer:
             + self.config.link_weight * text.links
         )
         loss.backward()
-        return {
-            "clip_text": text.text.item(),
-            "clip_token": text.token_accuracy,
-            "clip_look": text.digit_look_accuracy,
-            "clip_next": text.next_look_accuracy,
-            "clip_back": text.back_look_accuracy,
-            "clip_link": text.link_accuracy,
-            "clip_frame": text.frames.item(),
-            "clip_gap": gap_share(examples),
-        }
+        gap_share = torch.tensor(part.gap_share)
+        return _shown("clip", text) | {"clip_frame": text.frames.detach(), "clip_gap": gap_share}
 
-    def _share_step(self, stage: StageConfig, stream: ExampleStream) -> dict[str, float]:
-        seen: dict[str, float] = {}
-        if stage.images:
-            seen |= self._images_step(stage, stream)
-        if stage.stills:
-            seen |= self._stills_step(stage, stream)
-        if stage.clips:
-            seen |= self._clips_step(stage, stream)
+    def _share_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        seen: dict[str, torch.Tensor] = {}
+        if batch.images:
+            seen |= self._images_step(batch.images)
+        if batch.stills:
+            seen |= self._stills_step(batch.stills)
+        if batch.clips:
+            seen |= self._clips_step(batch.clips)
         return seen
 
-    def _train_step(self, stage: StageConfig) -> dict[str, float]:
+    def _train_step(self, stage: StageConfig, batches: list[StepBatch]) -> dict[str, torch.Tensor]:
         parameters = self._trained(stage)
         seen, gradients = [], []
-        for stream in self.streams.values():
-            seen.append(self._share_step(stage, stream))
+        for batch in batches:
+            seen.append(self._share_step(batch))
             gradients.append(take_gradient(parameters))
         gradient_G = functools.reduce(torch.add, gradients)
         if self.world > 1:
@@ -251,14 +208,20 @@ class Trainer:
         )
         return [muon, adam]
 
-    def run(self) -> None:
-        """Go through the stages from where the checkpoint stands."""
+    def run(self, workers: int = 0) -> None:
+        """Go through the stages from where the checkpoint stands.
+
+        Args:
+            workers: processes that make the batches; 0: this one makes them.
+        """
+        done = sum(stage.steps for stage in self.config.stages[: self.stage_index]) + self.step
+        batches = step_batches(self.steps, done, workers)
         for index in range(self.stage_index, len(self.config.stages)):
             stage = self.config.stages[index]
             if index != self.stage_index or not self.optimizers:
                 self.stage_index = index
                 self.optimizers = self._make_optimizers(stage)
-            self._run_stage(stage)
+            self._run_stage(stage, batches)
             self.stage_index, self.step, self.optimizers = index + 1, 0, []
             self.save()
         if self.rank == 0:
@@ -267,41 +230,33 @@ class Trainer:
             )
             log.info("wrote %s", self.folder / "checkpoint")
 
-    def _run_stage(self, stage: StageConfig) -> None:
-        averages: dict[str, float] = {}
+    def _run_stage(self, stage: StageConfig, batches: Iterator[list[StepBatch]]) -> None:
+        seen: dict[str, list[torch.Tensor]] = defaultdict(list)
         started, first = time.monotonic(), self.step
         while self.step < stage.steps:
-            seen = self._train_step(stage)
+            for key, value in self._train_step(stage, next(batches)).items():
+                seen[key].append(value)
             self.step += 1
-            for key, value in seen.items():
-                averages[key] = 0.97 * averages.get(key, value) + 0.03 * value
-            if self.step % 50 == 0 and self.rank == 0:
+            if self.step % _LOG_EVERY == 0 and self.rank == 0:
                 rate = (self.step - first) / (time.monotonic() - started)
-                text = " ".join(f"{k} {v:.3f}" for k, v in averages.items())
-                line = f"{stage.name} {self.step}/{stage.steps} {rate:.2f} steps/s {text}"
-                log.info(line)
+                text = " ".join(f"{k} {float(sum(v)) / len(v):.3f}" for k, v in seen.items())
+                log.info("%s %d/%d %.2f steps/s %s", stage.name, self.step, stage.steps, rate, text)
+                seen.clear()
             if self.step % self.config.checkpoint_every == 0 and self.step < stage.steps:
                 self.save()
 
     # --- checkpoints ---------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write everything that the next step depends on: weights, optimisers, random states."""
-        mine = {share: s.rng.bit_generator.state for share, s in self.streams.items()}
-        gathered: list[Any] = [mine]
-        if self.world > 1:
-            gathered = [None] * self.world
-            dist.all_gather_object(gathered, mine)
+        """Write what the next step depends on besides its number: weights and optimisers."""
         if self.rank != 0:
             return
-        states = functools.reduce(operator.or_, gathered)
-        shares = [{"rng": states[share]} for share in range(self.config.processes)]
         tensors = {f"module.{n}": t.contiguous() for n, t in self.modules.state_dict().items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 for key, value in state.items():
                     tensors[f"optimizer.{number}.{index}.{key}"] = torch.as_tensor(value)
-        progress = {"stage": self.stage_index, "step": self.step, "processes": shares}
+        progress = {"stage": self.stage_index, "step": self.step}
         # One file, moved into place at once: a kill leaves the old or the new state, never half.
         partial = self.folder / "state.safetensors.partial"
         save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
@@ -334,8 +289,6 @@ class Trainer:
             {n[len("module.") :]: t for n, t in tensors.items() if n.startswith("module.")}
         )
         self.stage_index, self.step = progress["stage"], progress["step"]
-        for share, stream in self.streams.items():
-            stream.rng.bit_generator.state = progress["processes"][share]["rng"]
         if self.step:
             self.optimizers = self._make_optimizers(self.config.stages[self.stage_index])
             for number, optimizer in enumerate(self.optimizers):
@@ -343,10 +296,9 @@ class Trainer:
         return True
 
 
-def gap_share(examples: Sequence[Example]) -> float:
-    """Share of the tracks with an exit, an entry or an occlusion; half of them are to have one."""
-    tracks = [(q, e.sightings) for e in examples for q in e.questions if not q.absent]
-    return float(np.mean([track_has_gap(q, sightings) for q, sightings in tracks]))
+def _shown(kind: str, text: TextLoss) -> dict[str, torch.Tensor]:
+    accuracy = {f"{kind}_{name}": value for name, value in text.accuracy.items()}
+    return {f"{kind}_text": text.text.detach(), **accuracy}
 
 
 def take_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
@@ -404,6 +356,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start-from", type=Path, help="checkpoint of a nano to go on with")
     parser.add_argument("--stage", help="with --start-from: the first stage that is left to do")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--workers", type=int, help="processes that make batches; default: with a GPU one a core"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config = load_config(options.config)
@@ -419,9 +374,10 @@ def main(arguments: list[str] | None = None) -> None:
     if rank == 0:
         (options.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
         prepare_scenes(config, options.out)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.cuda.set_device(device)
     if world > 1:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=_RENDERING_TIMEOUT)
         dist.barrier()
@@ -431,7 +387,10 @@ def main(arguments: list[str] | None = None) -> None:
         log.info("resumed in stage %d at step %d", trainer.stage_index, trainer.step)
     elif options.start_from:
         trainer.start_from(options.start_from)
-    trainer.run()
+    workers = options.workers
+    if workers is None:  # on a CPU they would take the cores from the training
+        workers = (os.cpu_count() or 1) // world if device.type == "cuda" else 0
+    trainer.run(workers)
     if dist.is_initialized():
         dist.destroy_process_group()
 

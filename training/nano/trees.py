@@ -3,18 +3,21 @@
 Positions restart at the end of the prefix in every branch, so a packed branch computes exactly what
 the question would alone. Source: Molmo2's `tokenize_message_list` and its branch attention.
 
-Letters: B trees, S tokens of the longest one, T frames, M visual tokens a frame.
+Letters: B trees, S tokens of the longest one, T frames, M visual tokens a frame, L looks, P most
+looks of a tree, Q wanted keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from molmo2_ros.training.scenes import Question, Target
+from molmo2_ros.training.scenes import Question, Sightings, Target
 
 IGNORED = -100
 _PREFIX, _PADDING = 0, -1  # branch numbers of tokens that belong to no question
@@ -43,22 +46,56 @@ class Tree:
     next_looks: list[Look] = field(default_factory=list)
     #: While the digits of a point are written: the same digit of the same object's point before.
     back_looks: list[Look] = field(default_factory=list)
+    #: From an object's id to the digits of its point: the end of the same object's point before.
+    last_looks: list[Look] = field(default_factory=list)
+    #: From the visual token of an object: its visual token in the last frame that showed it.
+    link_looks: list[Look] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looks:
+    """The looks of one attention head in a batch, flat; int64 but for the shares."""
+
+    position_BP: torch.Tensor  # padded with 0
+    row_L: torch.Tensor
+    slot_L: torch.Tensor  # 0 .. P - 1
+    look_Q: torch.Tensor  # 0 .. L - 1, whose key it is
+    key_Q: torch.Tensor  # token of the row
+    share_Q: torch.Tensor  # float32, 1 / number of keys of its look
+
+    def to(self, device: torch.device) -> Looks:
+        """The same on a device."""
+        return Looks(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeBatch:
-    """Padded trees; tensors on the training device."""
+    """Padded trees."""
 
     ids_BS: torch.Tensor  # int64
-    mask_B1SS: torch.Tensor  # bool, True where seen
+    branch_BS: torch.Tensor  # int64, 0 for the prefix, -1 for padding
     positions_BS: torch.Tensor  # int64
     labels_BS: torch.Tensor  # int64, IGNORED outside answers
     weights_BS: torch.Tensor  # float32
+    visual_S: torch.Tensor  # bool, visual tokens and their frames' markers; the same in every row
     visual_index: torch.Tensor  # int64 [T * M], where features are added; the same in every row
     num_frames: int
-    digit_looks: tuple[tuple[Look, ...], ...]  # per row
-    next_looks: tuple[tuple[Look, ...], ...]
-    back_looks: tuple[tuple[Look, ...], ...]
+    digit_looks: Looks
+    next_looks: Looks
+    back_looks: Looks
+    last_looks: Looks
+    link_looks: Looks
+
+    def to(self, device: torch.device) -> TreeBatch:
+        """The same on a device."""
+        moved = {
+            f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "num_frames"
+        }
+        return TreeBatch(num_frames=self.num_frames, **moved)
+
+    def mask_B1SS(self) -> torch.Tensor:
+        """Who sees whom, bool, made where the batch is: it is larger than all else in it."""
+        return tree_mask(self.branch_BS, self.visual_S)[:, None]
 
 
 class TreeWriter:
@@ -87,8 +124,13 @@ class TreeWriter:
             ids += self._encode("<frame_end>")
         return ids
 
-    def write(self, stamps_s: Sequence[float], questions: Sequence[Question]) -> Tree:
-        """One clip with its questions as branches."""
+    def write(
+        self,
+        stamps_s: Sequence[float],
+        questions: Sequence[Question],
+        sightings: Sightings | None = None,
+    ) -> Tree:
+        """One clip with its questions as branches; `sightings` say where its objects are."""
         prefix = self.prefix(stamps_s)
         start = len(prefix)
         tree = Tree(
@@ -101,6 +143,8 @@ class TreeWriter:
         first_patch = [
             i for i, token in enumerate(prefix) if token == self._patch and prefix[i - 1] != token
         ]
+        if sightings is not None:
+            self._add_link_looks(tree, first_patch, sightings)
         for number, question in enumerate(questions, 1):
             asked = self._encode(
                 f"<|im_start|>user\n{question.text}<|im_end|>\n<|im_start|>assistant\n"
@@ -164,7 +208,23 @@ class TreeWriter:
             for run, last in zip(here, before.get(target.object_id, ()), strict=False):
                 tree.back_looks.append(Look(position=run - 1, keys=(last,)))
                 tree.back_looks.append(Look(position=run, keys=(last + 1,)))
+            if target.object_id in before:
+                end = before[target.object_id][1] + 2
+                # The id stands two tokens before the first digit; the last choice is that of y.
+                for position in range(here[0] - 2, here[1] + 1):
+                    tree.last_looks.append(Look(position=position, keys=(end,)))
             before[target.object_id] = here
+
+    def _add_link_looks(self, tree: Tree, first_patch: list[int], sightings: Sightings) -> None:
+        """Say where the visual token of an object finds the object a frame before."""
+        side = self._token_grid
+        cell = np.minimum((sightings.centre * side).astype(np.int64), side - 1)
+        token = cell[..., 1] * side + cell[..., 0]
+        for j in range(token.shape[1]):
+            frames = np.flatnonzero(sightings.shown[:, j])
+            for last, frame in zip(frames, frames[1:], strict=False):
+                here, before = (first_patch[t] + int(token[t, j]) for t in (frame, last))
+                tree.link_looks.append(Look(position=here, keys=(before,)))
 
     def _coordinate_runs(self, answer: list[int]) -> list[int]:
         """Indices at which three digits follow one another: the coordinates, not stamps or ids."""
@@ -186,32 +246,53 @@ class TreeWriter:
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def collate(self, trees: Sequence[Tree], num_frames: int, device: torch.device) -> TreeBatch:
+    def collate(self, trees: Sequence[Tree], num_frames: int) -> TreeBatch:
         """Pad trees over clips of the same number of frames into one batch."""
         size = max(len(tree.ids) for tree in trees)
 
-        def padded(rows: Sequence[Sequence[float]], fill: float) -> torch.Tensor:
-            return torch.tensor([list(row) + [fill] * (size - len(row)) for row in rows])
+        def padded(
+            rows: Sequence[Sequence[float]], fill: float, dtype: npt.DTypeLike = np.int64
+        ) -> torch.Tensor:
+            whole = np.full((len(rows), size), fill, dtype)
+            for line, row in zip(whole, rows, strict=True):
+                line[: len(row)] = row
+            return torch.from_numpy(whole)
 
-        ids = padded([t.ids for t in trees], 0)
-        branch = padded([t.branch for t in trees], _PADDING)
-        visual_row = [i in self._visual_ids and b == _PREFIX for i, b in _prefix_of(trees[0])]
+        prefix = trees[0].ids[: trees[0].branch.count(_PREFIX)]
         visual = torch.zeros(size, dtype=torch.bool)
-        visual[: len(visual_row)] = torch.tensor(visual_row)
-        mask = tree_mask(branch, visual)
-        patches = [i for i, (token, _) in enumerate(_prefix_of(trees[0])) if token == self._patch]
+        visual[: len(prefix)] = torch.tensor([token in self._visual_ids for token in prefix])
+        patches = [i for i, token in enumerate(prefix) if token == self._patch]
         return TreeBatch(
-            ids_BS=ids.to(device),
-            mask_B1SS=mask[:, None].to(device),
-            positions_BS=padded([t.positions for t in trees], 0).to(device),
-            labels_BS=padded([t.labels for t in trees], IGNORED).to(device),
-            weights_BS=padded([t.weights for t in trees], 0.0).float().to(device),
-            visual_index=torch.tensor(patches, device=device),
+            ids_BS=padded([t.ids for t in trees], 0),
+            branch_BS=padded([t.branch for t in trees], _PADDING),
+            positions_BS=padded([t.positions for t in trees], 0),
+            labels_BS=padded([t.labels for t in trees], IGNORED),
+            weights_BS=padded([t.weights for t in trees], 0.0, np.float32),
+            visual_S=visual,
+            visual_index=torch.tensor(patches),
             num_frames=num_frames,
-            digit_looks=tuple(tuple(t.digit_looks) for t in trees),
-            next_looks=tuple(tuple(t.next_looks) for t in trees),
-            back_looks=tuple(tuple(t.back_looks) for t in trees),
+            digit_looks=_flatten([t.digit_looks for t in trees]),
+            next_looks=_flatten([t.next_looks for t in trees]),
+            back_looks=_flatten([t.back_looks for t in trees]),
+            last_looks=_flatten([t.last_looks for t in trees]),
+            link_looks=_flatten([t.link_looks for t in trees]),
         )
+
+
+def _flatten(rows: Sequence[Sequence[Look]]) -> Looks:
+    position = np.zeros((len(rows), max(1, *(len(row) for row in rows))), np.int64)
+    for line, row in zip(position, rows, strict=True):
+        line[: len(row)] = [look.position for look in row]
+    looks = [look for row in rows for look in row]
+    counts = [len(look.keys) for look in looks]
+    return Looks(
+        position_BP=torch.from_numpy(position),
+        row_L=torch.tensor([i for i, row in enumerate(rows) for _ in row], dtype=torch.int64),
+        slot_L=torch.tensor([i for row in rows for i in range(len(row))], dtype=torch.int64),
+        look_Q=torch.from_numpy(np.repeat(np.arange(len(looks)), counts)),
+        key_Q=torch.tensor([key for look in looks for key in look.keys], dtype=torch.int64),
+        share_Q=torch.from_numpy(np.repeat([1 / n for n in counts], counts).astype(np.float32)),
+    )
 
 
 def tree_mask(branch_BS: torch.Tensor, visual_S: torch.Tensor) -> torch.Tensor:
@@ -221,10 +302,6 @@ def tree_mask(branch_BS: torch.Tensor, visual_S: torch.Tensor) -> torch.Tensor:
     Padding forms a branch of its own, so that no row of the mask is empty.
     """
     size = branch_BS.shape[1]
-    causal = torch.ones(size, size, dtype=torch.bool).tril()
+    causal = torch.ones(size, size, dtype=torch.bool, device=branch_BS.device).tril()
     own = (branch_BS[:, None, :] == _PREFIX) | (branch_BS[:, :, None] == branch_BS[:, None, :])
     return (causal & own) | (visual_S[:, None] & visual_S[None, :])
-
-
-def _prefix_of(tree: Tree) -> list[tuple[int, int]]:
-    return [(i, b) for i, b in zip(tree.ids, tree.branch, strict=True) if b == _PREFIX]

@@ -18,7 +18,7 @@ def write(tmp_path, text):
 def test_the_shipped_configuration_loads_and_ends_with_clips():
     config = load_config(NANO)
     names = [stage.name for stage in config.stages]
-    assert names == ["vision", "stills", "clips", "long clips", "several"]
+    assert names == ["vision", "stills", "clips"]
     assert set(config.stages[-1].clips) == set(config.stages[-1].clip_shares)
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from molmo2_ros.simulation import sprites as sprites_module
 from molmo2_ros.simulation.sprites import SpriteComposer, Sprites
+from molmo2_ros.training.nano.batches import gap_share
 from molmo2_ros.training.nano.config import load_config
 from molmo2_ros.training.nano.pool import ASPECTS, Pool, PoolConfig, render_pool
 from molmo2_ros.training.nano.stream import ExampleStream
-from molmo2_ros.training.nano.train import gap_share
 
 CONFIG = load_config(Path(__file__).parents[3] / "training" / "configs" / "nano.yaml")
 SIZE = (84, 84)  # half of the nano's input, to render quickly; areas count at the nano's size

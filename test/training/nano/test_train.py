@@ -53,12 +53,12 @@ def train(folder, stop_after=None):
     trainer.resume()
     step, done = trainer._train_step, 0
 
-    def counted(stage):
+    def counted(stage, batches):
         nonlocal done
         if done == stop_after:
             raise Killed
         done += 1
-        return step(stage)
+        return step(stage, batches)
 
     trainer._train_step = counted
     try:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from molmo2_ros.simulation.objects import OWN_COLOUR
-from molmo2_ros.training.nano.losses import TextReader, link_labels
+from molmo2_ros.training.nano.losses import DenseHeads, TextReader, link_labels
 from molmo2_ros.training.nano.model import (
     ModelConfig,
     build_model,
@@ -46,11 +46,10 @@ def read(model, writer, clip, questions, mask=None):
         model, to_patches(torch.from_numpy(clip.frames), 14), pooling_windows(config)
     )
     tree = writer.write(STAMPS, questions)
-    batch = writer.collate([tree], len(STAMPS), torch.device("cpu"))
-    if mask is not None:
-        batch.mask_B1SS[:] = mask(batch.mask_B1SS)
+    batch = writer.collate([tree], len(STAMPS))
+    seen = batch.mask_B1SS() if mask is None else mask(batch.mask_B1SS())
     with torch.no_grad():
-        hidden = TextReader(model).hidden_states(batch, features.reshape(1, -1, 128))
+        hidden = TextReader(model).hidden_states(batch, features.reshape(1, -1, 128), seen)
         logits = model.lm_head(hidden)[0]
     answered = [i for i, label in enumerate(tree.labels) if label != IGNORED]
     groups = {}
@@ -167,11 +166,73 @@ def test_a_track_from_a_point_looks_back_at_the_point_that_was_given(
     assert "".join(texts[first + 1 : first + 4]) == "420"  # 70 of 168 pixels, as answered
 
 
+def test_last_looks_find_the_end_of_the_same_objects_point(tokenizer, make_clip, make_thing):
+    objects = [make_thing("mug", "blue"), make_thing("mug", "red")]
+    left, right = (20, 60, 40, 80), (120, 60, 140, 80)
+    clip = make_clip(objects, [[right, left], [left, None], [left, right]])
+    question = track_question(locate(clip), STAMPS, objects[0].category, OWN_COLOUR, None)
+    tree = TreeWriter(tokenizer, 6).write(STAMPS, [question])
+    texts = [tokenizer.id_to_token(i) for i in tree.ids]
+
+    def written(end):
+        return "".join(texts[end - 8 : end + 1]).replace("\u0120", " ")
+
+    # From the id, through both coordinates, to the second digit of y.
+    seen = {}
+    for look in tree.last_looks:
+        seen.setdefault(written(look.keys[0]), []).append(look.position)
+    # The answer: 0.0 1 180 420 2 770 420; 0.5 2 180 420; 1.2 1 770 420 2 180 420
+    assert list(seen) == ["2 770 420", "1 180 420", "2 180 420"]
+    assert all(
+        positions == list(range(positions[0], positions[0] + 7)) for positions in seen.values()
+    )
+    assert [texts[positions[0]] for positions in seen.values()] == ["2", "1", "2"]
+
+
+def test_link_looks_find_the_object_in_the_frame_that_last_showed_it(
+    tokenizer, make_clip, make_thing
+):
+    mug, lemon = make_thing("mug", "blue"), make_thing("lemon")
+    left, middle, right = (10, 60, 40, 80), (70, 60, 100, 80), (130, 60, 160, 80)
+    clip = make_clip([mug, lemon], [[left, None], [None, left], [right, middle]])
+    sightings = locate(clip)
+    tree = TreeWriter(tokenizer, 6).write(STAMPS, [], sightings)
+    patches = [
+        i for i, token in enumerate(tree.ids) if token == tokenizer.token_to_id("<im_patch>")
+    ]
+    found = [
+        tuple(divmod(patches.index(i), 36) for i in (look.position, look.keys[0]))
+        for look in tree.link_looks
+    ]
+    assert found == [((2, 17), (0, 12)), ((2, 15), (1, 12))]  # the mug was hidden in between
+
+
+def test_every_look_is_scored_once_and_in_its_own_row(model, tokenizer, example):
+    """A batch of two trees gives the looks' losses of each tree alone."""
+    clip, questions = example
+    writer, config = TreeWriter(tokenizer, 6), ModelConfig(vocab_size=576)
+    heads, reader = DenseHeads(config), TextReader(model)
+    trees = [writer.write(STAMPS, asked, locate(clip)) for asked in (questions[:1], questions)]
+    features, _ = encode_frames(
+        model, to_patches(torch.from_numpy(clip.frames), 14), pooling_windows(config)
+    )
+    features = features.reshape(1, -1, 128)
+    losses = []
+    for chosen in (trees[:1], trees[1:], trees):
+        batch = writer.collate(chosen, len(STAMPS))
+        with torch.no_grad():
+            losses.append(reader.loss(batch, features.expand(len(chosen), -1, -1), heads))
+    counts = [len(tree.digit_looks) + len(tree.next_looks) for tree in trees]
+    mean = sum(n * loss.looks for n, loss in zip(counts, losses, strict=False)) / sum(counts)
+    assert float(losses[2].looks) == pytest.approx(float(mean), abs=1e-4)
+    assert float(losses[0].looks) != pytest.approx(float(losses[1].looks), abs=1e-3)
+
+
 def test_links_name_where_an_object_was_last_and_first(make_clip, make_thing):
     mug, lemon = make_thing("mug", "blue"), make_thing("lemon")
     left, middle, right = (10, 60, 40, 80), (70, 60, 100, 80), (130, 60, 160, 80)
     clip = make_clip([mug, lemon], [[left, None], [middle, None], [None, left], [right, left]])
-    links = link_labels([locate(clip)], 6, torch.device("cpu"))[0]  # six by six tokens
+    links = link_labels([locate(clip)], 6)[0]  # six by six tokens
     # The boxes lie in row 2 of the tokens, columns 0, 3 (centre at 85 of 168 pixels) and 5.
     assert links.shape == (4, 36, 2)
     assert links[1, 15].tolist() == [12, 12]
