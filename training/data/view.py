@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -55,8 +56,8 @@ def write_view(dataset: Dataset, engine: Path, out: Path, *, num: int) -> tuple[
     tokenizer = PromptTokenizer(engine)
     writer = TreeWriter(tokenizer, Manifest.load(engine, verify=False).vision)
     shown = [
-        show(dataset.folder, dataset[i], writer, max_frames=MAX_FRAMES, max_tokens=MAX_TOKENS)
-        for i in dataset.wanted()[:num]
+        show(dataset.folder, example, writer, max_frames=MAX_FRAMES, max_tokens=MAX_TOKENS)
+        for example in islice(dataset, num)
     ]
     tiles = [_tiles(each, dataset.folder) for each in shown]
     sheet, page = out / SHEET_FILE, out / PAGE_FILE
