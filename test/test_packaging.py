@@ -80,7 +80,7 @@ ROSIDL = {
 }
 # builtin_interfaces with every message package, grimp with import-linter, packaging with pytest.
 # trackeval asks for a second OpenCV in the same folder; its tests are left out where it is not.
-WITHOUT_DEPENDENCIES = {"trackeval", "pycocotools", "tabulate"}
+WITHOUT_DEPENDENCIES = {"trackeval", "pycocotools"}
 # apsw and backports with rosbags; compression is Python's own from 3.14 on.
 BROUGHT_BY_OTHERS = {
     "apsw",

@@ -11,18 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from molmo2_ros.errors import ConfigError, DataError, ImageError
-from molmo2_ros.prompt.subtitles import Subtitle
+from molmo2_ros.errors import ConfigError
 from molmo2_ros.training.config import TrainConfig
-from molmo2_ros.training.data.answers import Written, write_turn
 from molmo2_ros.training.data.dataset import Dataset
-from molmo2_ros.training.data.example import Example, Task
-from molmo2_ros.training.data.media import Sampling, load_clip, load_images
-from molmo2_ros.training.recipe.messages import TokenTree, TreeWriter, Turn
+from molmo2_ros.training.data.shown import show
+from molmo2_ros.training.recipe.messages import TokenTree, TreeWriter
 from molmo2_ros.training.recipe.mixture import Draw, Group, Member, Mixture
 from molmo2_ros.training.recipe.packing import Packer
-
-MAX_TRACK_FPS = 10.0
 
 
 class ExampleReader:
@@ -68,45 +63,16 @@ class ExampleReader:
         Raises:
             DataError: its files are missing or broken, or it does not fit into a sequence.
         """
-        dataset = self._datasets[draw.dataset]
-        example = dataset[self._wanted[draw.dataset][draw.index]]
-        try:
-            return self._tree(dataset.folder, example, draw)
-        except ImageError as error:
-            raise DataError(f"{draw.dataset}, example {example.name}: {error}") from error
-
-    def _tree(self, folder: Path, example: Example, draw: Draw) -> TokenTree:
-        rng = draw.rng(self._config.seed)
-        media, config = example.media, self._config
-        times_s: list[float] = []
-        if media.is_clip:
-            clip = load_clip(folder, media, _sampling(example, config.max_frames))
-            times_s = clip.times_s
-            subtitles = [Subtitle(start_s=a, end_s=b, text=text) for a, b, text in media.subtitles]
-            visual = self._writer.clip(clip.frames, times_s, subtitles)
-        else:
-            visual = self._writer.images(load_images(folder, media), config.max_tiles)
-        turns = [_turn(write_turn(a, media, times_s, rng)) for a in example.annotations]
-        return self._writer.write(
-            example.name,
-            visual,
-            [turns] if example.dialogue else [[turn] for turn in turns],
+        dataset, config = self._datasets[draw.dataset], self._config
+        return show(
+            dataset.folder,
+            dataset[self._wanted[draw.dataset][draw.index]],
+            self._writer,
+            max_frames=config.max_frames,
             max_tokens=config.sequence_tokens,
-            rng=rng,
-        )
-
-
-def _turn(written: Written) -> Turn:
-    return Turn(question=written.question, answer=written.answer, weight=written.weight)
-
-
-def _sampling(example: Example, max_frames: int) -> Sampling:
-    """Tracks are shown densely: the model was trained to follow from up to ten frames a second."""
-    tracks = [a for a in example.annotations if a.task in (Task.TRACK, Task.TRACK_FROM_POINT)]
-    if not tracks:
-        return Sampling(max_frames=max_frames)
-    rate = min(a.fps or 2.0 for a in tracks)
-    return Sampling(fps=MAX_TRACK_FPS, max_frames=max_frames, dense=True, answer_fps=rate)
+            max_tiles=config.max_tiles,
+            rng=draw.rng(config.seed),
+        ).tree
 
 
 class Share:

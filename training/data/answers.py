@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from molmo2_ros.answers.text import NONE
 from molmo2_ros.camera.clip import stamp_text
 from molmo2_ros.errors import DataError
 from molmo2_ros.training.data import templates
@@ -22,10 +23,9 @@ from molmo2_ros.training.data.example import (
     Media,
     Task,
 )
+from molmo2_ros.training.data.media import USUAL_FPS
 
-NONE = "There are none."
 NO_TRACKS = "No tracks available."  # nothing was annotated at any time that is shown
-USUAL_FPS = 2.0
 MAX_POINTS = 60  # of one answer about a video
 NAMED_RATE_SHARE = 0.5  # of track questions that could leave the rate out
 SAME_S = 0.051  # two times on one stamp

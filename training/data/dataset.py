@@ -1,7 +1,7 @@
 """A folder of examples: `examples.jsonl` or `examples.parquet`, with frames and masks beside it.
 
-The format is told in docs/dataset_format.md. Rows are read when they are asked for: a data set may
-be larger than memory.
+The format is told in docs/dataset_format.md. Rows of JSON are read when they are asked for: a data
+set may be larger than memory. Those of a Parquet file are held in memory as text.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ class Dataset:
             )
         wanted = None if sources is None else frozenset(sources)
         parquet = folder / PARQUET_FILE
-        rows: list[int] | list[str] = _starts(folder / ROWS_FILE)
-        if parquet.exists():
-            rows = _parquet_rows(parquet)
+        rows: list[int] | list[str]
+        rows = _parquet_rows(parquet) if parquet.exists() else _starts(folder / ROWS_FILE)
         if len(rows) != about.num_examples:
             raise DataError(
                 f"{folder} has {len(rows)} rows, {ABOUT_FILE} says {about.num_examples}: it was "
@@ -101,33 +100,40 @@ class Dataset:
             IndexError: there are fewer.
             DataError: the row is malformed, or none of its annotations is wanted.
         """
-        row = self._rows[index]
-        file = PARQUET_FILE if isinstance(row, str) else ROWS_FILE
-        place = f"{self.folder / file}, row {index % len(self) + 1}"
-        line = row if isinstance(row, str) else self._line(row)
-        example = read_example(line, place)
-        if self._sources is None:
-            return example
-        kept = tuple(a for a in example.annotations if a.source in self._sources)
-        if not kept:
-            raise DataError(f"{place}: no annotation of {', '.join(sorted(self._sources))}")
-        return replace(example, annotations=kept)
+        example = self._wanted_part(self._read(index))
+        if example is None:
+            wanted = ", ".join(sorted(self._sources or ()))
+            raise DataError(f"{self._place(index)}: no annotation of {wanted}")
+        return example
 
     def __iter__(self) -> Iterator[Example]:
         """All examples that have an annotation of a source that is wanted."""
         for index in range(len(self)):
-            if self._sources is None or self._is_wanted(index):
-                yield self[index]
+            example = self._wanted_part(self._read(index))
+            if example is not None:
+                yield example
 
     def wanted(self) -> list[int]:
         """The numbers of the examples that have an annotation of a source that is wanted."""
-        return [i for i in range(len(self)) if self._sources is None or self._is_wanted(i)]
+        if self._sources is None:
+            return list(range(len(self)))
+        return [i for i in range(len(self)) if self._wanted_part(self._read(i)) is not None]
 
-    def _is_wanted(self, index: int) -> bool:
+    def _wanted_part(self, example: Example) -> Example | None:
+        """Without annotations of other sources; None where none is left."""
+        if self._sources is None:
+            return example
+        kept = tuple(a for a in example.annotations if a.source in self._sources)
+        return replace(example, annotations=kept) if kept else None
+
+    def _read(self, index: int) -> Example:
         row = self._rows[index]
-        line = row if isinstance(row, str) else self._line(row)
-        example = read_example(line, f"{self.folder}, row {index + 1}")
-        return any(a.source in (self._sources or ()) for a in example.annotations)
+        return read_example(row if isinstance(row, str) else self._line(row), self._place(index))
+
+    def _place(self, index: int) -> str:
+        """File and row, for messages."""
+        file = PARQUET_FILE if isinstance(self._rows[index], str) else ROWS_FILE
+        return f"{self.folder / file}, row {index % len(self) + 1}"
 
     def _line(self, start: int) -> str:
         path = self.folder / ROWS_FILE

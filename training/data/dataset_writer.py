@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +28,10 @@ from molmo2_ros.training.data.dataset import (
     write_example,
 )
 from molmo2_ros.training.data.example import Example
+from molmo2_ros.training.data.file_name import safe_name
 
 JPEG_QUALITY = 92
 _LOG = logging.getLogger(__name__)
-_PLAIN_NAME = re.compile(r"[\w.=+-]{1,120}")
 
 
 class DatasetWriter:
@@ -109,7 +107,7 @@ class DatasetWriter:
             DataError: the disk is full, or an image is none.
         """
         return tuple(
-            self._write(f"frames/{_safe(name)}/{number:04d}.jpg", image)
+            self._write(f"frames/{safe_name(name)}/{number:04d}.jpg", image)
             for number, image in enumerate(images)
         )
 
@@ -123,7 +121,7 @@ class DatasetWriter:
         Returns:
             its path, relative to the folder.
         """
-        return self._write(f"masks/{_safe(name)}.png", mask.astype(np.uint8) * 255)
+        return self._write(f"masks/{safe_name(name)}.png", mask.astype(np.uint8) * 255)
 
     def close(self) -> None:
         """Write `dataset.json`; the data set can be opened from then on."""
@@ -196,7 +194,8 @@ def as_parquet(folder: Path) -> Path:
 
     path, rows = folder / PARQUET_FILE, folder / ROWS_FILE
     try:
-        lines = rows.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: it also breaks rows at characters that JSON leaves as they are.
+        lines = rows.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         examples = [read_example(line, f"{rows}, row {i}") for i, line in enumerate(lines, 1)]
         table = pyarrow.table({"name": [e.name for e in examples], "example": lines})
         partial = path.with_suffix(".partial")
@@ -206,11 +205,3 @@ def as_parquet(folder: Path) -> Path:
     except OSError as error:
         raise DataError(f"cannot keep {rows} as Parquet: {error}") from error
     return path
-
-
-def _safe(name: str) -> str:
-    """A name as part of a path: nothing in it leads elsewhere."""
-    if _PLAIN_NAME.fullmatch(name) and name.strip("."):
-        return name
-    cleaned = re.sub(r"[^\w=+-]+", "_", name)[:80].strip("_")
-    return f"{cleaned}-{zlib.crc32(name.encode('utf-8')):08x}"

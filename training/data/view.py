@@ -9,41 +9,32 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.camera.clip import stamp_text
 from molmo2_ros.errors import DataError
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.manifest import Manifest
-from molmo2_ros.training.data.answers import Written, write_turn
+from molmo2_ros.training.data.answers import SAME_S
 from molmo2_ros.training.data.dataset import Dataset
-from molmo2_ros.training.data.example import Example, LabelledObject
-from molmo2_ros.training.data.media import Sampling, load_clip, load_images, load_picture
-from molmo2_ros.training.recipe.messages import IGNORED, PREFIX, TokenTree, TreeWriter, Turn
+from molmo2_ros.training.data.example import LabelledObject
+from molmo2_ros.training.data.media import load_picture
+from molmo2_ros.training.data.shown import Shown, show
+from molmo2_ros.training.recipe.messages import IGNORED, PREFIX, TokenTree, TreeWriter
 
 SHEET_FILE, PAGE_FILE = "sheet.png", "view.html"
 TILE = 240  # pixels of a picture on the page, square as the model sees it
 MAX_FRAMES = 12  # of one example
+MAX_TOKENS = 1 << 20  # every annotation is to be seen
 _SHEET_COLUMNS = 6
 _COLOURS = ((66, 135, 245), (240, 140, 20), (40, 170, 80), (200, 60, 160), (120, 90, 210))
-_SAME_S = 0.051
 
 Image = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """One example, as the model gets it."""
-
-    example: Example
-    tiles: list[Image]  # RGB, square, with what is known drawn in
-    stamps: list[str]
-    written: list[Written]
-    tree: TokenTree
 
 
 def write_view(dataset: Dataset, engine: Path, out: Path, *, num: int) -> tuple[Path, Path]:
@@ -64,49 +55,39 @@ def write_view(dataset: Dataset, engine: Path, out: Path, *, num: int) -> tuple[
     """
     tokenizer = PromptTokenizer(engine)
     writer = TreeWriter(tokenizer, Manifest.load(engine, verify=False).vision)
-    shown = [show(dataset.folder, dataset[i], writer) for i in dataset.wanted()[:num]]
+    shown = [
+        show(dataset.folder, example, writer, max_frames=MAX_FRAMES, max_tokens=MAX_TOKENS)
+        for example in islice(dataset, num)
+    ]
+    tiles = [_tiles(each, dataset.folder) for each in shown]
     sheet, page = out / SHEET_FILE, out / PAGE_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(sheet), draw_sheet(shown)[..., ::-1])
-        page.write_text("".join(_page(dataset, shown, tokenizer)), encoding="utf-8")
+        cv2.imwrite(str(sheet), draw_sheet(tiles)[..., ::-1])
+        page.write_text("".join(_page(dataset, shown, tiles, tokenizer)), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write to {out}: {error}") from error
     return sheet, page
 
 
-def show(folder: Path, example: Example, writer: TreeWriter) -> Shown:
-    """One example as pictures, turns and tokens."""
-    media = example.media
-    if media.is_clip:
-        clip = load_clip(folder, media, Sampling(max_frames=MAX_FRAMES))
-        pictures, times_s = clip.frames, clip.times_s
-        visual = writer.clip(pictures, times_s)
-        stamps = [f"{t:.1f} s" for t in times_s]
-    else:
-        pictures, times_s = load_images(folder, media), []
-        visual = writer.images(pictures)
-        stamps = [f"image {i}" for i in range(1, len(pictures) + 1)]
-    written = [write_turn(annotation, media, times_s) for annotation in example.annotations]
-    turns = [Turn(question=w.question, answer=w.answer, weight=w.weight) for w in written]
-    branches = [turns] if example.dialogue else [[turn] for turn in turns]
-    places = times_s or [float(i) for i in range(1, len(pictures) + 1)]
-    things = [thing for annotation in example.annotations for thing in annotation.objects]
-    return Shown(
-        example=example,
-        tiles=[_tile(folder, p, things, at) for p, at in zip(pictures, places, strict=True)],
-        stamps=stamps,
-        written=written,
-        tree=writer.write(example.name, visual, branches, max_tokens=1 << 20),
-    )
-
-
-def draw_sheet(shown: Sequence[Shown]) -> Image:
-    """All tiles in rows, uint8 [H, W, 3] RGB."""
-    tiles = [tile for each in shown for tile in each.tiles]
+def draw_sheet(tiles_of: Sequence[Sequence[Image]]) -> Image:
+    """The tiles of all examples in rows, uint8 [H, W, 3] RGB."""
+    tiles = [tile for tiles in tiles_of for tile in tiles]
     tiles += [np.full((TILE, TILE, 3), 255, np.uint8)] * (-len(tiles) % _SHEET_COLUMNS)
     rows = [np.hstack(tiles[i : i + _SHEET_COLUMNS]) for i in range(0, len(tiles), _SHEET_COLUMNS)]
     return np.vstack(rows)
+
+
+def _tiles(shown: Shown, folder: Path) -> list[Image]:
+    """Its pictures, square as the model gets them, with what is known drawn in."""
+    things = [thing for annotation in shown.example.annotations for thing in annotation.objects]
+    places = zip(shown.pictures, _places(shown), strict=True)
+    return [_tile(folder, picture, things, place) for picture, place in places]
+
+
+def _places(shown: Shown) -> list[float]:
+    """What points and masks name the pictures by: a frame's time, an image's number."""
+    return shown.times_s or [float(i) for i in range(1, len(shown.pictures) + 1)]
 
 
 def _tile(folder: Path, picture: Image, things: Sequence[LabelledObject], at: float) -> Image:
@@ -114,7 +95,7 @@ def _tile(folder: Path, picture: Image, things: Sequence[LabelledObject], at: fl
     for number, thing in enumerate(things):
         colour = _COLOURS[number % len(_COLOURS)]
         for place, path in thing.masks:
-            if abs(place - at) < _SAME_S:
+            if abs(place - at) < SAME_S:
                 mask = load_picture(folder / path)[..., 0]
                 small = cv2.resize(mask, (TILE, TILE), interpolation=cv2.INTER_NEAREST)
                 outlines, _ = cv2.findContours(
@@ -123,7 +104,7 @@ def _tile(folder: Path, picture: Image, things: Sequence[LabelledObject], at: fl
                 cv2.drawContours(tile, outlines, -1, colour, 1, cv2.LINE_AA)
         for point in thing.seen():
             shown_at = point.time_s if point.image is None else float(point.image)
-            if shown_at is not None and abs(shown_at - at) < _SAME_S:
+            if shown_at is not None and abs(shown_at - at) < SAME_S:
                 centre = round(point.x * TILE), round(point.y * TILE)
                 cv2.circle(tile, centre, 5, (255, 255, 255), -1, cv2.LINE_AA)
                 cv2.circle(tile, centre, 4, colour, -1, cv2.LINE_AA)
@@ -148,7 +129,12 @@ figcaption, .facts { color: #555; font-size: 13px; }
 """
 
 
-def _page(dataset: Dataset, shown: Sequence[Shown], tokenizer: PromptTokenizer) -> Iterator[str]:
+def _page(
+    dataset: Dataset,
+    shown: Sequence[Shown],
+    tiles_of: Sequence[Sequence[Image]],
+    tokenizer: PromptTokenizer,
+) -> Iterator[str]:
     title = html.escape(f"Data set {dataset.about.name}")
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -161,21 +147,22 @@ def _page(dataset: Dataset, shown: Sequence[Shown], tokenizer: PromptTokenizer) 
         f"<p>{len(dataset)} examples, annotations: {sources}. The first {len(shown)} as the model "
         "sees them. Tokens on green are trained; point at one for its weight.</p>"
     )
-    for each in shown:
-        yield from _section(each, tokenizer)
+    for each, tiles in zip(shown, tiles_of, strict=True):
+        yield from _section(each, tiles, tokenizer)
     yield "</body></html>\n"
 
 
-def _section(shown: Shown, tokenizer: PromptTokenizer) -> Iterator[str]:
+def _section(shown: Shown, tiles: Sequence[Image], tokenizer: PromptTokenizer) -> Iterator[str]:
     tree = shown.tree
     num_visual = int(tree.is_visual.sum())
     yield f"<section><h2>{html.escape(shown.example.name)}</h2><p class='facts'>"
     yield f"{tree.num_tokens} tokens, {num_visual} of them visual, {tree.num_crops} views</p>"
-    for tile, stamp in zip(shown.tiles, shown.stamps, strict=True):
+    for tile, place in zip(tiles, _places(shown), strict=True):
+        name = f"{stamp_text(place)} s" if shown.times_s else f"image {place:.0f}"
         encoded = cv2.imencode(".jpg", tile[..., ::-1])[1].tobytes()
         data = base64.b64encode(encoded).decode("ascii")
-        yield f'<figure><img width="{TILE}" height="{TILE}" alt="{html.escape(stamp)}" '
-        yield f'src="data:image/jpeg;base64,{data}"><figcaption>{stamp}</figcaption></figure>'
+        yield f'<figure><img width="{TILE}" height="{TILE}" alt="{name}" '
+        yield f'src="data:image/jpeg;base64,{data}"><figcaption>{name}</figcaption></figure>'
     for number in range(PREFIX + 1, int(tree.branch.max()) + 1):
         if not shown.example.dialogue:
             annotation, written = shown.example.annotations[number - 1], shown.written[number - 1]

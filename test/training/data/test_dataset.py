@@ -121,6 +121,27 @@ def test_a_data_set_is_read_by_number_and_in_order(folder):
     assert dataset.about.sources == {"human": 5}
 
 
+def test_a_data_set_kept_as_parquet_is_read_from_there_alone(tmp_path):
+    odd = replace(example("e"), name="line\u2028break\x85and another")
+    folder = write(tmp_path / "set", odd, example("f"))
+    as_parquet(folder)
+    (folder / "examples.jsonl").mkdir()  # whoever reads this fails
+    assert [each.name for each in Dataset.open(folder)] == [odd.name, "f"]
+
+
+def test_each_row_is_read_once(tmp_path, monkeypatch):
+    folder = write(tmp_path / "set", example("a"), example("b", "hog"), example("c", "hog"))
+    places = []
+
+    def counted(line, place):
+        places.append(place)
+        return read_example(line, place)
+
+    monkeypatch.setattr("molmo2_ros.training.data.dataset.read_example", counted)
+    assert len(list(Dataset.open(folder, sources=["hog"]))) == 2
+    assert len(places) == len(set(places)) == 3
+
+
 def test_labels_of_people_and_of_machines_are_not_mixed_unasked(tmp_path):
     folder = write(tmp_path / "set", example("a"), example("b", "hog"), example("c", "hog"))
     with pytest.raises(DataError, match="has labels of hog, human, which are not mixed unless"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import cv2
 import numpy as np
 
 from molmo2_ros.errors import ConfigError, DataError
+from molmo2_ros.training.data.file_name import safe_name
 from molmo2_ros.training.data.readers.mask import Mask
 
 
@@ -63,11 +62,3 @@ class MediaStore:
                 "again: what is there is kept"
             ) from error
         return relative
-
-
-def safe_name(name: str) -> str:
-    """A file's name for any name: the same each time, and another one for another name."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100].lstrip(".")
-    if plain and plain == name:
-        return plain
-    return f"{plain}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:10]}"

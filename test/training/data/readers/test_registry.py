@@ -1,10 +1,8 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.training.data.readers import READERS, describe_options, open_reader
-from molmo2_ros.training.data.readers.media_store import MediaStore, safe_name
+from molmo2_ros.training.data.readers.media_store import MediaStore
 
 
 def test_unknown_kinds_are_refused_with_the_known_ones(tmp_path):
@@ -89,13 +87,3 @@ def one_pixel():
     import numpy as np
 
     return cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
-
-
-@given(first=st.text(max_size=20), second=st.text(max_size=20))
-def test_names_of_files_are_safe_and_different(first, second):
-    names = [safe_name(name) for name in (first, second)]
-    assert (names[0] == names[1]) == (first == second)
-    for name in names:
-        assert name
-        assert not set(name) & set('/\\: "')
-        assert not name.startswith(".")
