@@ -66,7 +66,7 @@ lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
 	$(call within,$(VENV)) python -m pytest -q test/test_lint.py test/test_architecture.py
 
 nano: $(TEST_READY)  ## train molmo2-nano from nothing into engines/nano; goes on where it was stopped
-	$(call within,$(VENV)) config=training/configs/nano.yaml; \
+	$(call within,$(VENV)) config=$(or $(CONFIG),training/configs/nano.yaml); \
 		processes=$$(python -m molmo2_ros.training.nano.rank --config $$config); \
 		torchrun --nproc-per-node $$processes -m molmo2_ros.training.nano.train \
 		--config $$config --out runs/nano; \

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from molmo2_ros.answers.text import NONE
 from molmo2_ros.simulation.motion import LabelledClip
-from molmo2_ros.simulation.objects import CATEGORIES, COLOUR_NAMES, OWN_COLOUR
+from molmo2_ros.simulation.objects import CATEGORIES, OWN_COLOUR
 from molmo2_ros.training import phrases
 
 REFERENCE_SIZE = 168  # pixels a side to which the areas below refer
@@ -24,10 +24,6 @@ GONE_AREA, GONE_FRACTION = 8, 0.02  # below this an object is not there
 THIN, THICK = 0.6, 0.85  # of an object's largest depth, in pixels from its rim
 CLICK_NOISE = 0.012  # of the picture's side, standard deviation
 MAX_TRACK_POINTS = 22  # of one trained answer
-
-# Colour and category that a training may leave out, to measure what it makes of a new pair: every
-# colour and every category is still seen in others.
-HELD_OUT_PAIRS = (("blue", "plate"), ("green", "book"), ("yellow", "mug"), ("red", "can"))
 
 CLIP_KINDS = ("gap", "track", "several", "absent", "seed")  # of questions about a clip
 
@@ -74,25 +70,12 @@ class Question:
     label: str
     targets: tuple[Target, ...]
     instances: tuple[int, ...]  # 1-based labels of all objects that are meant
-    held_out: bool = False  # it names one of HELD_OUT_PAIRS
     hard: bool = False  # an absent thing that shares colour or category with one in view
 
     @property
     def absent(self) -> bool:
         """Nothing in view is meant."""
         return not self.targets
-
-
-def is_held_out(category: int, colour: int) -> bool:
-    """Whether this is one of HELD_OUT_PAIRS; indices as in SceneObject."""
-    if colour == OWN_COLOUR:
-        return False
-    return (COLOUR_NAMES[colour], CATEGORIES[category].noun) in HELD_OUT_PAIRS
-
-
-def shows_held_out(clip: LabelledClip) -> bool:
-    """Whether a scene holds a thing of one of HELD_OUT_PAIRS."""
-    return any(is_held_out(thing.category, thing.colour) for thing in clip.objects)
 
 
 def locate(clip: LabelledClip) -> Sightings:
@@ -246,7 +229,6 @@ def still_question(
         label=label,
         targets=targets,
         instances=tuple(j + 1 for j in seen),
-        held_out=is_held_out(category, colour),
         hard=hard,
     )
 
@@ -314,7 +296,6 @@ def track_question(
         label=label,
         targets=targets,
         instances=tuple(j + 1 for j in shown),
-        held_out=is_held_out(category, colour),
         hard=hard,
     )
 

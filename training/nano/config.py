@@ -45,7 +45,7 @@ class TrainConfig:
     processes: int = 2  # shares of a step: one a process, or several a process (rank.py)
     model: ModelConfig = field(default_factory=ModelConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
-    exclude_pairs: bool = True  # no scene and no question of training holds HELD_OUT_PAIRS
+    exclude_pairs: bool = False  # no scene and no question with a pair of training/pairs.py
     sprite_seed: int = 500
     sprite_share: float = 0.5  # of stills and of clips; the rest are rendered
     pan_share: float = 0.15  # of clips: rendered stills under a moving camera

@@ -1,7 +1,7 @@
-"""What a nano is trained on besides the text: dense labels and where three heads should look.
+"""What a nano is trained on besides the text: dense labels and where five heads should look.
 
 The text alone does not teach a small model to localise within hours of CPU; dense heads on the
-visual tokens and three supervised attention heads do. Neither exists at inference: the heads are
+visual tokens and supervised attention heads do. Neither exists at inference: the heads are
 dropped at export, and the attention heads are the stock model's own.
 
 Letters: B trees, S tokens, T frames of a clip, K frames of all clips, N patches, M visual tokens a

@@ -12,6 +12,7 @@ from molmo2_ros.simulation.sprites import SpriteComposer
 from molmo2_ros.training.nano.augment import augment_clip, augment_still, pan_still
 from molmo2_ros.training.nano.config import TrainConfig
 from molmo2_ros.training.nano.pool import ASPECT_SHARES, ASPECTS, Pool
+from molmo2_ros.training.pairs import holds_held_out_pair, names_held_out_pair
 from molmo2_ros.training.scenes import (
     CLIP_KINDS,
     Question,
@@ -19,7 +20,6 @@ from molmo2_ros.training.scenes import (
     clip_questions,
     has_gap,
     locate,
-    shows_held_out,
     still_questions,
 )
 
@@ -40,7 +40,8 @@ class ExampleStream:
     """Draws examples from pools of rendered scenes and from sprites.
 
     Args:
-        config: shares of the sources.
+        config: shares of the sources, and whether held-out pairs are kept out of scenes and
+            questions.
         stills: rendered stills.
         clips: rendered clips.
         composers: compose scenes on the fly, one per aspect of ASPECTS.
@@ -63,19 +64,16 @@ class ExampleStream:
 
     def still(self) -> Example:
         """One frame, no questions."""
-        while True:
-            if self.rng.random() < self._config.sprite_share:
-                clip = self._composer().still()
-            else:
-                clip = augment_still(self._stills.draw(self.rng), self.rng)
-            if self._may_train(clip):
-                return Example(clip=clip, sightings=locate(clip), stamps_s=(0.0,))
+        clip = self._draw_still()
+        while self._is_excluded(clip):
+            clip = self._draw_still()
+        return Example(clip=clip, sightings=locate(clip), stamps_s=(0.0,))
 
     def asked_still(self, num_questions: int) -> Example:
         """One frame with at least two questions."""
         while True:
             example = self.still()
-            questions = self._allowed(still_questions(example.sightings, self.rng, num_questions))
+            questions = self._kept(still_questions(example.sightings, self.rng, num_questions))
             if len(questions) >= 2:
                 return replace(example, questions=tuple(questions))
 
@@ -83,24 +81,30 @@ class ExampleStream:
         """A clip with at least three tracking questions of these kinds."""
         while True:
             clip = self._draw_clip(num_frames)
-            if not self._may_train(clip):
+            if self._is_excluded(clip):
                 continue
             sightings = locate(clip)
             if not has_gap(sightings) and self.rng.random() < self._config.gapless_redraw_share:
                 continue
             stamps_s = self._draw_stamps(num_frames)
-            questions = self._allowed(clip_questions(sightings, stamps_s, self.rng, kinds))
+            questions = self._kept(clip_questions(sightings, stamps_s, self.rng, kinds))
             if len(questions) >= 3:
                 return Example(
                     clip=clip, sightings=sightings, stamps_s=stamps_s, questions=tuple(questions)
                 )
 
-    def _may_train(self, clip: LabelledClip) -> bool:
-        return not (self._config.exclude_pairs and shows_held_out(clip))
+    def _is_excluded(self, clip: LabelledClip) -> bool:
+        return self._config.exclude_pairs and holds_held_out_pair(clip.objects)
 
-    def _allowed(self, questions: list[Question]) -> list[Question]:
-        """Without those that would teach that a held-out thing is never there."""
-        return [q for q in questions if not (self._config.exclude_pairs and q.held_out)]
+    def _kept(self, questions: list[Question]) -> list[Question]:
+        if not self._config.exclude_pairs:
+            return questions
+        return [q for q in questions if not names_held_out_pair(q.label)]
+
+    def _draw_still(self) -> LabelledClip:
+        if self.rng.random() < self._config.sprite_share:
+            return self._composer().still()
+        return augment_still(self._stills.draw(self.rng), self.rng)
 
     def _draw_clip(self, num_frames: int) -> LabelledClip:
         source = self.rng.random()

@@ -340,6 +340,21 @@ def from_stage(config: TrainConfig, name: str | None) -> TrainConfig:
     return replace(config, stages=(_HEADS, *config.stages[names.index(name) :]))
 
 
+def trained_without_pairs(checkpoint: Path) -> bool:
+    """Whether a checkpoint's training kept the held-out pairs out of view, as far as it is told.
+
+    Args:
+        checkpoint: in the folder of a run, or in that of an engine with a manifest.
+    """
+    for name in ("manifest.json", "config.json"):
+        path = checkpoint.resolve().parent / name
+        if path.exists():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            told = told.get("training", {}).get("config", {}) if "training" in told else told
+            return bool(told.get("exclude_pairs", False))
+    return False
+
+
 def prepare_scenes(config: TrainConfig, folder: Path) -> None:
     """Render the pool and the sprites that are not there yet."""
     render_pool(config.pool, folder / "pool", os.cpu_count() or 1)
@@ -364,6 +379,9 @@ def main(arguments: list[str] | None = None) -> None:
     config = load_config(options.config)
     if options.start_from:
         config = from_stage(config, options.stage)
+        if config.exclude_pairs and not trained_without_pairs(options.start_from):
+            log.warning("%s has seen the held-out pairs: they stay in view", options.start_from)
+            config = replace(config, exclude_pairs=False)
     options.out.mkdir(parents=True, exist_ok=True)
     rank, world, local_rank = (
         int(os.environ.get(name, default))
