@@ -33,6 +33,7 @@ from molmo2_ros.training.evaluate import (
     with_metrics,
 )
 from molmo2_ros.training.held_out import FIRST_FIT_SEED, FIRST_WORLD, clip_test_questions
+from molmo2_ros.training.nano.card import CURVES, EVALUATION, write_card
 from molmo2_ros.training.scenes import locate
 
 SKILLS = ("track", "point", "count", "seed")
@@ -109,14 +110,20 @@ def publish(
         )
         # Its own model under its own name; the run's folder means nothing to anybody else.
         source = dataclasses.replace(manifest.source, checkpoint="molmo2-nano", license=LICENSE)
+        measured = report(tally)
         manifest = with_metrics(
             dataclasses.replace(manifest, calibration=calibration, source=source),
-            report(tally)["figures"],
+            measured["figures"],
             num_stills=num_stills,
             num_clips=num_clips,
             seed=seed,
         )
         manifest.write(fresh)
+        text = json.dumps(measured, indent=1) + "\n"
+        (fresh / EVALUATION).write_text(text, encoding="utf-8")
+        if (run / CURVES).exists():
+            shutil.copy(run / CURVES, fresh)
+        write_card(fresh)
         shutil.rmtree(engine, ignore_errors=True)
         shutil.move(fresh, engine)
     shutil.copytree(checkpoint, engine / "checkpoint")

@@ -31,6 +31,7 @@ from torch import nn
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.simulation.sprites import Sprites
 from molmo2_ros.training.nano.batches import Part, StepBatch, StepBatches, step_batches
+from molmo2_ros.training.nano.card import CURVES
 from molmo2_ros.training.nano.config import StageConfig, TrainConfig, load_config
 from molmo2_ros.training.nano.losses import (
     DenseHeads,
@@ -239,11 +240,19 @@ class Trainer:
             self.step += 1
             if self.step % _LOG_EVERY == 0 and self.rank == 0:
                 rate = (self.step - first) / (time.monotonic() - started)
-                text = " ".join(f"{k} {float(sum(v)) / len(v):.3f}" for k, v in seen.items())
+                means = {k: round(float(sum(v)) / len(v), 4) for k, v in seen.items()}
+                self._note(stage, means)
+                text = " ".join(f"{k} {v:.3f}" for k, v in means.items())
                 log.info("%s %d/%d %.2f steps/s %s", stage.name, self.step, stage.steps, rate, text)
                 seen.clear()
             if self.step % self.config.checkpoint_every == 0 and self.step < stage.steps:
                 self.save()
+
+    def _note(self, stage: StageConfig, means: dict[str, float]) -> None:
+        """Add a line to the run's curves; after a kill some steps are there twice."""
+        line = json.dumps({"stage": stage.name, "step": self.step, **means})
+        with (self.folder / CURVES).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
 
     # --- checkpoints ---------------------------------------------------------------------------
 
