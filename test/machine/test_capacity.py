@@ -98,4 +98,4 @@ def test_an_engine_without_any_runtime_fails(machines):
 
 def test_an_engine_larger_than_memory_fails(machines):
     check = lines(replace(machines["laptop"], memory_gb=1.21), NANO)["engine.memory"]
-    assert (check.state, check.found) == ("fail", "0.016 of 0.0 GB: does not fit")
+    assert (check.state, check.found) == ("fail", "0.018 of 0.0 GB: does not fit")

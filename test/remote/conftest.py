@@ -54,6 +54,6 @@ def local():
 
 @pytest.fixture(scope="session")
 def clip():
-    """Four frames of the simulated table, 0.2 s apart: a red mug, a lemon and more."""
-    source = TableSource(seed=0, width=320, height=240, rate_hz=5.0)
+    """Four frames of the simulated table, half a second apart as in training: a red mug, a lemon."""
+    source = TableSource(seed=0, width=320, height=240, rate_hz=2.0)
     return Clip(tuple(source.read() for _ in range(4)))

@@ -109,7 +109,7 @@ def test_example_that_is_answered_with_nothing_is_compared_up_to_its_end(nano):
         ({"times_s": np.zeros(3)}, "times_s of another shape"),
         ({"tokens": np.zeros(48, np.float32)}, "tokens of another shape"),
         ({"step_logits": np.zeros((48, 16), np.float32)}, "step_logits of another shape"),
-        ({"step_ids": np.full((49, 16), 576)}, "step_ids of another shape"),
+        ({"step_ids": np.full((49, 16), 640)}, "step_ids of another shape"),
         ({"late_ids": np.full((1, 16), -1)}, "late_ids of another shape"),
         ({"features": np.zeros(8, np.float32)}, "features of another shape"),
         ({"colour": np.zeros(8, np.float32)}, "unexpected keyword argument 'colour'"),
@@ -126,7 +126,7 @@ def test_example_whose_arrays_do_not_fit_each_other_is_refused(tmp_path, change,
 def test_example_of_another_vocabulary_is_refused(nano):
     golden = Golden.load(NANO / GOLDEN_FILE)
     longer = replace(golden, logits=np.zeros(600, np.float32))
-    with pytest.raises(EngineError, match=r"logits have shape \(576,\), expected \(600,\)"):
+    with pytest.raises(EngineError, match=r"logits have shape \(640,\), expected \(600,\)"):
         examine(nano, longer, nano.manifest.golden)
 
 
