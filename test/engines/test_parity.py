@@ -250,8 +250,14 @@ FAULTS = {  # where each is, and by what it is found
 UNSEEN_IN = {  # what a precision's own rounding hides
     "float32": set(),
     "float16": set(),
-    "int4": set(),
-    "bfloat16": {one_off_behind_the_past, weights_of_a_step_before},
+    "int4": {half_precision_angles, weights_of_a_step_before},
+    "bfloat16": {
+        half_precision_angles,
+        one_off_behind_the_past,
+        short_table,
+        unmasked_short_passes,
+        weights_of_a_step_before,
+    },
 }
 # All norms of a fresh random model have weights of one: nothing to leave out.
 OF_RANDOM_MODEL = [fault for fault in FAULTS if fault is not norms_without_weights]
