@@ -67,7 +67,6 @@ def from_bag(job: BagJob) -> BagOutcome:
 
     Bad input is told in the outcome: one bag costs no other.
     """
-    outcome = BagOutcome(bag=str(job.bag), topic=job.topics.image)
     report: LogReport | None = None
     labels: dict[str, int] | None = None
     error = ""
@@ -78,7 +77,7 @@ def from_bag(job: BagJob) -> BagOutcome:
         error = f"{type(problem).__name__}: {problem}"
         _log.error("%s: %s", job.bag, error)
     return BagOutcome(
-        bag=outcome.bag, topic=outcome.topic, report=report, labels=labels, error=error
+        bag=str(job.bag), topic=job.topics.image, report=report, labels=labels, error=error
     )
 
 

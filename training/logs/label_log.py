@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,11 @@ class LabelSettings:
 def read_clips(folder: Path) -> list[ClipRecord]:
     """The clips of one log, the hardest first, and of equal ones the earliest."""
     lines = read_lines(folder / CLIPS)
-    clips = [ClipRecord.from_json(line["clip"]) for line in lines if "clip" in line]
+    return hardest_first(ClipRecord.from_json(line["clip"]) for line in lines if "clip" in line)
+
+
+def hardest_first(clips: Iterable[ClipRecord]) -> list[ClipRecord]:
+    """Clips in the order in which they are worth labelling; equal ones stay in theirs."""
     return sorted(clips, key=lambda clip: -clip.hardness)
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from tokenizers import Tokenizer
 
+from molmo2_ros.training.recipe.batch import tree_mask
+from molmo2_ros.training.recipe.messages import IGNORED, PREFIX
 from molmo2_ros.training.scenes import Question, Target
 
-IGNORED = -100
-_PREFIX, _PADDING = 0, -1  # branch numbers of tokens that belong to no question
+_PADDING = -1  # a branch of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ class TreeWriter:
         start = len(prefix)
         tree = Tree(
             ids=list(prefix),
-            branch=[_PREFIX] * start,
+            branch=[PREFIX] * start,
             positions=list(range(start)),
             labels=[IGNORED] * start,
             weights=[0.0] * start,
@@ -195,10 +196,10 @@ class TreeWriter:
 
         ids = padded([t.ids for t in trees], 0)
         branch = padded([t.branch for t in trees], _PADDING)
-        visual_row = [i in self._visual_ids and b == _PREFIX for i, b in _prefix_of(trees[0])]
+        visual_row = [i in self._visual_ids and b == PREFIX for i, b in _prefix_of(trees[0])]
         visual = torch.zeros(size, dtype=torch.bool)
         visual[: len(visual_row)] = torch.tensor(visual_row)
-        mask = tree_mask(branch, visual)
+        mask = padded_mask(branch, visual)
         patches = [i for i, (token, _) in enumerate(_prefix_of(trees[0])) if token == self._patch]
         return TreeBatch(
             ids_BS=ids.to(device),
@@ -214,17 +215,14 @@ class TreeWriter:
         )
 
 
-def tree_mask(branch_BS: torch.Tensor, visual_S: torch.Tensor) -> torch.Tensor:
-    """Who sees whom, bool [B, S, S].
+def padded_mask(branch_BS: torch.Tensor, visual_S: torch.Tensor) -> torch.Tensor:
+    """Who sees whom in padded trees of one clip's size each, bool [B, S, S].
 
-    Causal within the prefix and within one's own branch; every visual token sees every other one.
     Padding forms a branch of its own, so that no row of the mask is empty.
     """
-    size = branch_BS.shape[1]
-    causal = torch.ones(size, size, dtype=torch.bool).tril()
-    own = (branch_BS[:, None, :] == _PREFIX) | (branch_BS[:, :, None] == branch_BS[:, None, :])
-    return (causal & own) | (visual_S[:, None] & visual_S[None, :])
+    one_tree = torch.zeros_like(branch_BS)
+    return tree_mask(one_tree, branch_BS, visual_S.expand_as(branch_BS))
 
 
 def _prefix_of(tree: Tree) -> list[tuple[int, int]]:
-    return [(i, b) for i, b in zip(tree.ids, tree.branch, strict=True) if b == _PREFIX]
+    return [(i, b) for i, b in zip(tree.ids, tree.branch, strict=True) if b == PREFIX]
