@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import DataError
-from molmo2_ros.training.logs.bag import NS_PER_S, Bag, BagMessage
+from molmo2_ros.training.logs.bag import Bag, BagMessage
 from molmo2_ros.training.logs.hardness import hardness
 from molmo2_ros.training.logs.records import ClipRecord, LineFile, cannot_write
 from molmo2_ros.training.logs.sampling import (

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.camera.clip import MAX_FPS
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ConfigError
-from molmo2_ros.training.logs.bag import NS_PER_S
 from molmo2_ros.training.logs.topics import SeenFrame
 
 TRAIN, HELD_OUT = "train", "held_out"

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.camera.encodings import decode_compressed, decode_image, encode_jpeg
+from molmo2_ros.camera.stamp import NS_PER_S, stamp_from_json
 from molmo2_ros.errors import DataError, Molmo2Error
-from molmo2_ros.training.logs.bag import NS_PER_S, BagMessage
+from molmo2_ros.training.logs.bag import BagMessage
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -196,7 +197,7 @@ def read_answer(text: str, place: str) -> RecordedAnswer | None:
         confidences = [p["confidence"] for p in found["points"]]
         return RecordedAnswer(
             query=f"{query['kind']}: {query['words']}",
-            stamps_ns=tuple(stamp_ns_of(stamp) for stamp in found["clip_stamps"]),
+            stamps_ns=tuple(stamp_from_json(stamp) for stamp in found["clip_stamps"]),
             tracks=tuple(_track(track, width, height) for track in found["tracks"]),
             confidences=tuple(float(value) for value in confidences if value is not None),
             is_doubtful=bool(found["degenerate"] or found["truncated"] or found["problems"]),
@@ -212,7 +213,7 @@ def _track(track: Mapping[str, Any], width: int, height: int) -> AnsweredTrack:
     return AnsweredTrack(
         track_id=int(track["track_id"]),
         points={
-            stamp_ns_of(point["stamp"]): (
+            stamp_from_json(point["stamp"]): (
                 point["u"] / width,
                 point["v"] / height,
                 point["confidence"],
@@ -239,7 +240,7 @@ def read_correction(text: str, place: str) -> Correction:
             raise ValueError("query is empty, expected the words for the object")
         return Correction(
             words=words,
-            stamp_ns=stamp_ns_of(found["stamp"]),
+            stamp_ns=stamp_from_json(found["stamp"]),
             frame_id=str(found["frame_id"]),
             u=u,
             v=v,
@@ -249,8 +250,3 @@ def read_correction(text: str, place: str) -> Correction:
             f"{place} is no correction ({type(error).__name__}: {error}); expected the JSON of the "
             "recorder's ~/corrections, see docs/interfaces.md"
         ) from error
-
-
-def stamp_ns_of(stamp: Mapping[str, Any]) -> int:
-    """Nanoseconds of {"sec": ..., "nanosec": ...}."""
-    return int(stamp["sec"]) * NS_PER_S + int(stamp["nanosec"])
