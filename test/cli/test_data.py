@@ -95,5 +95,12 @@ def test_somebody_else_s_data_set_is_converted_and_gone_on_with(tmp_path, capsys
     assert (point.x, point.y) == (pytest.approx(0.2, abs=0.01), pytest.approx(0.4, abs=0.02))
     assert main(["data", "convert", "kitti", str(source), str(out)]) == 2
     assert "no reader for 'kitti', expected one of molmo2-cap" in capsys.readouterr().err
-    assert main(["data", "convert", "coco", str(source), str(out), "--option", "x"]) == 2
-    assert "expected key=value" in capsys.readouterr().err
+    for option, told in (
+        ("x", "expected key=value"),
+        ("boxes=[", "option 'boxes=[' has no value in YAML: while parsing"),
+        ("media=x", "option 'media=x' is no reader's"),
+        ("seed=x", "option seed of coco is 'x', expected a whole number from 0"),
+        ("fps=2", "coco has no option 'fps'"),
+    ):
+        assert main(["data", "convert", "coco", str(source), str(out), "--option", option]) == 2
+        assert told in capsys.readouterr().err

@@ -152,7 +152,7 @@ class DatasetWriter:
                 if not line.endswith(b"\n"):
                     _LOG.warning("%s, row %d was cut off and is dropped", path, number)
                     break
-                self._count(read_example(line.decode("utf-8"), f"{path}, row {number}"))
+                self._count(read_example(line, f"{path}, row {number}"))
                 whole += len(line)
         os.truncate(path, whole)
 
