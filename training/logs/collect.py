@@ -37,7 +37,10 @@ Labels = Mapping[str, Sequence[Mapping[str, Any]]]  # lines of the files with la
 
 
 def write_data_sets(out: Path) -> dict[str, int]:
-    """Write the data sets of all logs of a folder anew; a kill leaves the old ones or the new.
+    """Write the data sets of all logs of a folder anew.
+
+    A kill leaves the old ones, the new ones, or one that `Dataset.open` refuses until they were
+    written again.
 
     Args:
         out: folder of the data sets.
@@ -46,7 +49,7 @@ def write_data_sets(out: Path) -> dict[str, int]:
         the number of examples of each set.
 
     Raises:
-        DataError: no space is left; the sets are as they were before.
+        DataError: no space is left, or what was made of a log is damaged.
     """
     # By logs and, in each, by time, where they are equally hard.
     clips = hardest_first(clip for folder in log_folders(out) for clip in read_clips(folder))
@@ -67,7 +70,7 @@ def _write_data_set(out: Path, split: str, clips: Sequence[ClipRecord], labels: 
         lines = [json.dumps(clip.as_json(), ensure_ascii=False) + "\n" for clip in clips]
         (new / CLIPS).write_text("".join(lines), "utf-8")
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (ROWS_FILE, ABOUT_FILE, CLIPS):
+        for name in (CLIPS, ROWS_FILE, ABOUT_FILE):  # the last says how many rows there are
             os.replace(new / name, folder / name)
         shutil.rmtree(new)
     except OSError as error:

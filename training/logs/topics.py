@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molmo2_ros.camera.encodings import decode_compressed, decode_image, encode_jpeg
+from molmo2_ros.camera.encodings import decode_compressed, decode_image, encode_jpeg, stores_rgb
 from molmo2_ros.camera.stamp import NS_PER_S, stamp_from_json
 from molmo2_ros.errors import DataError, Molmo2Error
 from molmo2_ros.training.logs.bag import BagMessage
@@ -32,7 +32,8 @@ class SeenFrame:
         stamp_ns: of its header; where that is 0, when it was recorded.
         log_ns: when it was recorded.
         frame_id: of the camera.
-        stored: the JPEG as it was recorded, None for raw pictures and other formats.
+        stored: the JPEG as it was recorded; None for raw pictures, other formats, and channels in
+            another order than that of files.
     """
 
     image: npt.NDArray[np.uint8]
@@ -129,7 +130,8 @@ class Decoder:
             if message.kind == COMPRESSED_IMAGE:
                 image = decode_compressed(fields.data, fields.format)
                 data = fields.data.tobytes()
-                stored = data if data.startswith(_JPEG) else None
+                is_plain = data.startswith(_JPEG) and not stores_rgb(fields.format)
+                stored = data if is_plain else None
             else:
                 image = decode_image(
                     height=fields.height,

@@ -17,6 +17,7 @@ from benchmarks.recorded_bags import (
     NS,
     START_NS,
     TOPIC,
+    TYPES,
     camera,
     jpeg,
     raw,
@@ -66,6 +67,23 @@ def test_a_recorded_jpeg_is_kept_byte_for_byte(tmp_path):
 
     stored = (tmp_path / "out" / "train" / clips[0].frames[1]).read_bytes()
     assert stored in jpeg(scene(2), START_NS + 200_000_000)[1]
+
+
+def swapped(image, stamp_ns):
+    """As image_transport's oldest publishers store a picture, which say so in its format."""
+    kind, data = jpeg(image[..., ::-1], stamp_ns)
+    message = TYPES.deserialize_cdr(data, kind)
+    message.format = "rgb8; jpeg compressed rgb8"
+    return kind, bytes(TYPES.serialize_cdr(message, kind))
+
+
+def test_a_recorded_jpeg_with_its_channels_swapped_is_kept_in_its_true_colours(tmp_path):
+    _, clips = make_clips(tmp_path, camera(10, make=swapped))
+
+    error = np.abs(picture(tmp_path, clips[0], 1).astype(int) - scene(2))
+    assert error.mean() < 5
+    wrong = np.abs(picture(tmp_path, clips[0], 1)[..., ::-1].astype(int) - scene(2))
+    assert wrong.mean() > 10
 
 
 def test_sets_are_cut_by_time_with_a_gap_between(tmp_path):
