@@ -66,7 +66,12 @@ def test_a_page_and_a_sheet_show_what_the_model_sees(folder, capsys):
     assert (second[120, 120] != second[10, 10]).any()
 
 
-def test_what_cannot_be_shown_is_refused(tmp_path, capsys):
+def test_what_cannot_be_shown_is_refused(tmp_path, folder, capsys):
+    assert main(["data", "view", str(folder), "--num", "0"]) == 2
+    assert "0 examples to show, expected at least 1" in capsys.readouterr().err
+    (folder / "view" / "sheet.png").mkdir(parents=True)
+    assert main(["data", "view", str(folder)]) == 2
+    assert "cannot write to" in capsys.readouterr().err
     assert main(["data", "view", str(tmp_path)]) == 2
     assert "no dataset.json in" in capsys.readouterr().err
 

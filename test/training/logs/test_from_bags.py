@@ -17,6 +17,7 @@ from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.training.data.dataset import Dataset
 from molmo2_ros.training.data.example import Task
 from molmo2_ros.training.logs.from_bags import BagJob, from_bags
+from molmo2_ros.training.logs.labellers import LabelWish
 from molmo2_ros.training.logs.spoken import LogTopics
 
 ROOT = Path(__file__).parents[3]
@@ -41,6 +42,8 @@ class Square:
                 os.kill(os.getpid(), signal.SIGKILL)
         if self.argument.startswith("away=") and Path(self.argument[5:]).exists():
             raise ServerError("no answer from http://gpu:8000", may_pass=True)
+        if self.argument == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.argument == "refuse":
             raise ServerError("refuses the request", status=400)
         if self.argument == "fail":
@@ -247,6 +250,27 @@ def test_ray_makes_the_same_as_one_core_though_a_worker_is_killed(tmp_path, thre
     assert code == 0, capfd.readouterr()
     assert marker.exists(), "no worker was killed"
     assert everything(tmp_path / "two") == everything(tmp_path / "one")
+
+
+def test_a_bag_whose_worker_dies_each_time_costs_no_other(tmp_path, three_bags):
+    jobs = [
+        BagJob(
+            bag=bag,
+            topics=LogTopics(image=TOPIC),
+            out=tmp_path / "out",
+            wishes=(LabelWish(name="square_labels:Square", argument=how, phrase="it"),),
+        )
+        for bag, how in zip(three_bags, ("", "die", ""), strict=True)
+    ]
+
+    outcomes = {outcome.bag: outcome for outcome in from_bags(jobs, workers=2)}
+
+    assert len(outcomes) == 3
+    assert [bool(outcomes[str(bag)].error) for bag in three_bags] == [False, True, False]
+    died = outcomes[str(three_bags[1])]
+    assert died.report is None
+    assert died.error.startswith("its worker died 4 times")
+    assert all(outcomes[str(bag)].labels["labelled"] for bag in three_bags[::2])
 
 
 def test_a_killed_command_goes_on_without_doing_a_bag_again(tmp_path, three_bags):
