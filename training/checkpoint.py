@@ -8,7 +8,6 @@ process's random state: as many processes as wrote it go on bit by bit.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from molmo2_ros.errors import DataError
+from molmo2_ros.runtime.durable import sync, sync_below
 from molmo2_ros.training.sharding import Processes
 
 _PREFIX, _PARTIAL = "step-", ".partial"
@@ -166,13 +166,11 @@ def _write(
         "param_groups": state["param_groups"],
     }
     (partial / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-    for path in partial.iterdir():
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    sync_below(partial)
     target = folder / f"{_PREFIX}{step:06d}"
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
+    sync(folder)
     for old in sorted(folder.glob(f"{_PREFIX}*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 

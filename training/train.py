@@ -27,6 +27,7 @@ from molmo2_ros.engines.hub import find_checkpoint
 from molmo2_ros.engines.torchvision_ops import declare_missing_ops
 from molmo2_ros.errors import Molmo2Error
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
+from molmo2_ros.runtime.durable import replace_text
 from molmo2_ros.training import checkpoint
 from molmo2_ros.training.config import TrainConfig, load_config
 from molmo2_ros.training.dropout import ResidualDropout
@@ -182,9 +183,7 @@ class Trainer:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]  # a kill may cut off the last one
         kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        partial = path.with_name(".metrics.jsonl")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
+        replace_text(path, "".join(kept))
 
     def write_model(self) -> None:
         """`model`: a Hugging Face folder, adapters merged into the weights."""

@@ -205,14 +205,22 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
         )
     if pixels.ndim == 2:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
-    # image_transport's oldest publishers stored the channels the other way round and said so.
-    stored_rgb = ";" in kind and "compressed rgb" in kind
+    stored_rgb = stores_rgb(image_format)
     if pixels.shape[2] == 4:
         code = cv2.COLOR_RGBA2RGB if stored_rgb else cv2.COLOR_BGRA2RGB
         return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
     if stored_rgb:
         return np.asarray(pixels, np.uint8)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def stores_rgb(image_format: str) -> bool:
+    """Whether a compressed picture has its channels the other way round than files have them.
+
+    image_transport's oldest publishers stored them so, and said it: "rgb8; jpeg compressed rgb8".
+    """
+    kind = image_format.lower()
+    return ";" in kind and "compressed rgb" in kind
 
 
 def read_encoded(encoded: npt.NDArray[np.uint8], flags: int) -> Pixels | None:

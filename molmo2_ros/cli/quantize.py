@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("engine", metavar="ENGINE", help="engine folder; nano for molmo2-nano")
+    parser.add_argument("engine", metavar="ENGINE", help="engine folder, or its installed name")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make or replace")
     parser.add_argument(
         "--scheme", default="int4", metavar="{int4,int8,fp8,nvfp4}", help="default: int4"
@@ -92,9 +92,8 @@ def run(options: argparse.Namespace) -> None:
 
     from molmo2_ros.engines.quantization import Quantization
     from molmo2_ros.engines.quantize import quantize_engine
-    from molmo2_ros.runtime.engine import NANO
+    from molmo2_ros.runtime.engine import engine_folder
 
-    source = NANO if options.engine == "nano" else Path(options.engine)
     quantization = Quantization(
         scheme=options.scheme,
         block=options.block,
@@ -103,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
         architecture=options.device_arch,
     )
     manifest = quantize_engine(
-        source,
+        engine_folder(options.engine),
         options.out,
         quantization,
         gauge=None if options.no_accuracy else _gauge(options),

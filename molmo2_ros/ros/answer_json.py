@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from molmo2_ros.answers.answer import Answer
+from molmo2_ros.camera.stamp import stamp_json
 from molmo2_ros.prompt.query import Query
-from molmo2_ros.ros.images import stamp_json
 from molmo2_ros.ros.queries import StandingQuery
 from molmo2_ros.scheduler import Counts
 from molmo2_ros.tracking.target import Target

@@ -12,10 +12,11 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.ros import qos
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter, diagnostic_array, status
-from molmo2_ros.ros.images import NS_PER_S, header, stamp_ns_of
+from molmo2_ros.ros.images import header, stamp_ns_of
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import ArmParameters
 from molmo2_ros.ros.process import run_node

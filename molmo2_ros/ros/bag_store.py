@@ -142,14 +142,21 @@ class BagStore:
 
     def close(self) -> None:
         """End the bag that is written; one whose end finds no room is readable all the same."""
+        self._leave(finish=True)
+
+    def _leave(self, *, finish: bool) -> None:
+        """Write no more into the bag; what is left as it is has its whole chunks readable."""
         writer, self._writer, self._connections = self._writer, None, {}
         self._num_bytes = 0
         if writer is None:
             return
-        try:
-            writer.close()
-        except OSError:
-            with suppress(OSError):
+        if finish:
+            try:
+                writer.close()
+            except OSError:
+                finish = False
+        if not finish:
+            with suppress(OSError, AttributeError):
                 writer.abort()
         self._closed_bytes[Path(writer.path)] = _size_of(Path(writer.path))
 
@@ -218,18 +225,9 @@ class BagStore:
             if _BAG_NAME.fullmatch(path.name) and path.is_dir() and path != writing
         }
 
-    def _abort(self) -> None:
-        """Leave the bag as it is; its whole chunks are readable."""
-        writer, self._writer, self._connections = self._writer, None, {}
-        self._num_bytes = 0
-        if writer is not None:
-            with suppress(OSError, AttributeError):
-                writer.abort()
-            self._closed_bytes[Path(writer.path)] = _size_of(Path(writer.path))
-
     def _failed(self, error: OSError) -> DataError:
         """Leave the bag, and the disk alone for a while."""
-        self._abort()
+        self._leave(finish=False)
         return self._block(
             f"{self.settings.folder} cannot be written ({error.strerror or error}); what was "
             "recorded before is kept: make room, recording goes on by itself"

@@ -14,6 +14,7 @@ from std_msgs.msg import String
 
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.camera.sources import FrameSource, open_source
+from molmo2_ros.camera.stamp import stamp_json
 from molmo2_ros.errors import ConfigError, Molmo2Error
 from molmo2_ros.ros import compat, images, qos
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter, diagnostic_array, status
@@ -150,7 +151,7 @@ class CameraNode(Node):
             )
         if self._is_table:
             truth = {
-                "stamp": images.stamp_json(stamp_ns),
+                "stamp": stamp_json(stamp_ns),
                 "frame_id": frame_id,
                 "objects": self._playback.source.truth(),  # type: ignore[union-attr]
             }

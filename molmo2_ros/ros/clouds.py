@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import PointCloud2, PointField
 
-from molmo2_ros.ros.images import NS_PER_S, byte_array, header
+from molmo2_ros.camera.stamp import NS_PER_S
+from molmo2_ros.ros.images import byte_array, header
 from molmo2_ros.tracking.target import Target
 
 _FIELDS: tuple[tuple[str, str, int], ...] = (

@@ -11,8 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from molmo2_ros.camera.stamp import stamp_from_json, stamp_json
 from molmo2_ros.errors import DataError, QueryError
-from molmo2_ros.ros.images import NS_PER_S, stamp_json, stamp_ns_of
+from molmo2_ros.ros.images import stamp_ns_of
 
 NOT_THERE_Z = -1.0
 
@@ -110,7 +111,7 @@ def correction_from_json(text: str) -> Correction:
             raise KeyError(f"unknown: {', '.join(sorted(unknown))}")
         return Correction(
             query=found["query"],
-            stamp_ns=int(stamp["sec"]) * NS_PER_S + int(stamp["nanosec"]),
+            stamp_ns=stamp_from_json(stamp),
             frame_id=str(found.get("frame_id", "")),
             u=float(found["u"]) if visible else 0.0,
             v=float(found["v"]) if visible else 0.0,

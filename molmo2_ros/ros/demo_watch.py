@@ -17,10 +17,11 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from std_msgs.msg import String
 
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ImageError
 from molmo2_ros.ros import qos
 from molmo2_ros.ros.clouds import rows_of
-from molmo2_ros.ros.images import NS_PER_S, rgb_of_compressed, stamp_ns_of
+from molmo2_ros.ros.images import rgb_of_compressed, stamp_ns_of
 
 FILM_RATE_HZ = 15
 _MOST_TARGETS_TOLD = 4

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from molmo2_ros.camera.frame import CameraModel, Frame
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ImageError
 from molmo2_ros.ros import compat, images
 from molmo2_ros.ros.diagnostics import ProblemLog
@@ -164,7 +165,7 @@ class FrameAssembler:
                 "or set use_depth to false where there is none",
             )
         nearest = min(depths, key=lambda depth: abs(images.stamp_ns_of(depth) - stamp_ns))
-        late_s = (images.stamp_ns_of(nearest) - stamp_ns) / images.NS_PER_S
+        late_s = (images.stamp_ns_of(nearest) - stamp_ns) / NS_PER_S
         if abs(late_s) <= tolerance_s:
             self._num_unpaired = 0
             return nearest

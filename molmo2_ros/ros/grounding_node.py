@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
 from molmo2_ros.camera.clip import ClipBuffer
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import EngineError, Molmo2Error, QueryError, ServerError
 from molmo2_ros.opening import Model, facts_of, grounder_of, open_model
 from molmo2_ros.prompt.query import parse_query
@@ -27,7 +28,6 @@ from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, diagnostic_array
 from molmo2_ros.ros.frames import FrameAssembler
 from molmo2_ros.ros.grounding_status import grounding_statuses
-from molmo2_ros.ros.images import NS_PER_S
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.process import run_node

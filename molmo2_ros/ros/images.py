@@ -18,8 +18,8 @@ from molmo2_ros.camera.encodings import (
     encode_jpeg,
 )
 from molmo2_ros.camera.frame import CameraModel
+from molmo2_ros.camera.stamp import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 _BYTES_A_PIXEL = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
 
@@ -32,11 +32,6 @@ def stamp_ns_of(message: Any) -> int:
     """The stamp of a message with a header, in nanoseconds."""
     stamp = message.header.stamp
     return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
-
-
-def stamp_json(stamp_ns: int) -> dict[str, int]:
-    """A stamp for JSON, where a number of nanoseconds would lose its last digits."""
-    return {"sec": stamp_ns // NS_PER_S, "nanosec": stamp_ns % NS_PER_S}
 
 
 def header(stamp_ns: int, frame_id: str) -> Header:

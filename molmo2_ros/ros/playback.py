@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from molmo2_ros.camera.frame import CameraModel, Frame
 from molmo2_ros.camera.sources import FrameSource
-from molmo2_ros.ros.images import NS_PER_S
+from molmo2_ros.camera.stamp import NS_PER_S
 
 
 class Playback:

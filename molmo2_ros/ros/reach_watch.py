@@ -17,6 +17,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64, String
 
+from molmo2_ros.camera.stamp import stamp_from_json
 from molmo2_ros.ros import images, qos
 from molmo2_ros.ros.demo_watch import Film
 from molmo2_ros.simulation.arm import F64
@@ -110,7 +111,7 @@ class ReachWatcher:
 
     def _on_truth(self, message: String) -> None:
         truth = json.loads(message.data)
-        stamp_ns = truth["stamp"]["sec"] * images.NS_PER_S + truth["stamp"]["nanosec"]
+        stamp_ns = stamp_from_json(truth["stamp"])
         for thing in truth["objects"]:
             if thing["name"] == self._asked and thing["point_px"] is not None:
                 _keep(self._truth, stamp_ns, tuple(thing["point_px"]))

@@ -17,6 +17,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import DataError, ImageError, Molmo2Error
 from molmo2_ros.ros import images, qos
 from molmo2_ros.ros.bag_store import MB, BagStore, StoreSettings
@@ -151,7 +152,7 @@ class RecorderNode(Node):
         period_s = 1.0 / wanted.rate_hz
         with self._arrived:  # guards the cameras
             camera.newest_ns, camera.frame_id = stamp_ns, message.header.frame_id
-            oldest_ns = stamp_ns - round(wanted.history_s * images.NS_PER_S)
+            oldest_ns = stamp_ns - round(wanted.history_s * NS_PER_S)
             while camera.recent and not oldest_ns <= camera.recent[0][0] <= stamp_ns:
                 camera.recent.popleft()
             is_due = now_s >= camera.due_s - _EARLY_SHARE * period_s

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from molmo2_ros.errors import EngineError, Molmo2Error
+from molmo2_ros.runtime.durable import replace_text, sync_below
 
 HISTORY = "history.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -178,9 +179,7 @@ def _take_in(source: Path, folder: Path) -> str:
     except Molmo2Error as error:
         problem = str(error).replace(str(folder), str(source))
         raise EngineError(f"{source} was not installed: {problem}") from error
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _sync(path)
+    sync_below(folder)
     return engine.manifest.checksum
 
 
@@ -190,20 +189,8 @@ def _next_number(place: Path) -> int:
 
 
 def _write(path: Path, history: list[str]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """To the disk: a robot loses power when it likes."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """In one step: a robot loses power when it likes."""
+    replace_text(path, json.dumps(history, indent=2) + "\n")
 
 
 def _remove_others(place: Path, kept: list[str]) -> None:

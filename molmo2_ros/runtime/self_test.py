@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from molmo2_ros.errors import EngineError
+from molmo2_ros.runtime.durable import replace_text
 from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.golden import verify_golden
 
@@ -178,18 +178,8 @@ def _remembered(path: Path, facts: Mapping[str, Any]) -> SelfTest | None:
 def _remember(path: Path, facts: Mapping[str, Any], verdict: SelfTest) -> None:
     """Write a whole file or none: two nodes may start at once, and a robot loses power."""
     content = {"facts": facts, "error": verdict.error, "tested_at_s": verdict.tested_at_s}
-    scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
-        ) as file:
-            scratch = Path(file.name)
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        replace_text(path, json.dumps(content, indent=1))
     except OSError as error:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
         _LOG.info("the self-test is not remembered, %s cannot be written (%s)", path, error)

@@ -66,7 +66,12 @@ def test_a_page_and_a_sheet_show_what_the_model_sees(folder, capsys):
     assert (second[120, 120] != second[10, 10]).any()
 
 
-def test_what_cannot_be_shown_is_refused(tmp_path, capsys):
+def test_what_cannot_be_shown_is_refused(tmp_path, folder, capsys):
+    assert main(["data", "view", str(folder), "--num", "0"]) == 2
+    assert "0 examples to show, expected at least 1" in capsys.readouterr().err
+    (folder / "view" / "sheet.png").mkdir(parents=True)
+    assert main(["data", "view", str(folder)]) == 2
+    assert "cannot write to" in capsys.readouterr().err
     assert main(["data", "view", str(tmp_path)]) == 2
     assert "no dataset.json in" in capsys.readouterr().err
 
@@ -95,5 +100,12 @@ def test_somebody_else_s_data_set_is_converted_and_gone_on_with(tmp_path, capsys
     assert (point.x, point.y) == (pytest.approx(0.2, abs=0.01), pytest.approx(0.4, abs=0.02))
     assert main(["data", "convert", "kitti", str(source), str(out)]) == 2
     assert "no reader for 'kitti', expected one of molmo2-cap" in capsys.readouterr().err
-    assert main(["data", "convert", "coco", str(source), str(out), "--option", "x"]) == 2
-    assert "expected key=value" in capsys.readouterr().err
+    for option, told in (
+        ("x", "expected key=value"),
+        ("boxes=[", "option 'boxes=[' has no value in YAML: while parsing"),
+        ("media=x", "option 'media=x' is no reader's"),
+        ("seed=x", "option seed of coco is 'x', expected a whole number from 0"),
+        ("fps=2", "coco has no option 'fps'"),
+    ):
+        assert main(["data", "convert", "coco", str(source), str(out), "--option", option]) == 2
+        assert told in capsys.readouterr().err

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from molmo2_ros.cli.main import main
-from molmo2_ros.runtime.engine import load_engine
+from molmo2_ros.runtime.engine import NANO, load_engine
+from molmo2_ros.runtime.engine_store import EngineStore
 from molmo2_ros.runtime.manifest import Manifest
 
 FEW = ("--scenes", "2", "--threads", "1")
@@ -32,6 +33,14 @@ def test_without_accuracy_the_manifest_says_null(tmp_path, capsys):
     assert main(["quantize", "nano", str(out), "--no-accuracy", "--threads", "1"]) == 0
     assert "accuracy: not measured" in capsys.readouterr().out
     assert json.loads((out / "manifest.json").read_text())["accuracy"] is None
+
+
+def test_an_installed_engine_is_quantised_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MOLMO2_ROS_ENGINES", str(tmp_path / "store"))
+    EngineStore().install(NANO, "mine")
+    out = tmp_path / "out"
+    assert main(["quantize", "mine", str(out), "--no-accuracy", "--threads", "1"]) == 0
+    assert "molmo2-nano int4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from molmo2_ros.camera.encodings import encode_jpeg
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.ros import images, qos
 from molmo2_ros.ros.grounding_node import GroundingNode
 
@@ -142,7 +143,7 @@ def test_a_broken_compressed_image_is_told_and_the_next_one_is_used(node_under_t
             "/diagnostics", lambda m, w=words: re.search(w, status_of(m, "camera").message)
         )
         assert status_of(told, "camera").level == DiagnosticStatus.ERROR
-    good = images.jpeg_message(table_frames[0].image, images.NS_PER_S, "table_optical", 95)
+    good = images.jpeg_message(table_frames[0].image, NS_PER_S, "table_optical", 95)
     node_under_test.send("image/compressed", good)
 
     node_under_test.wait_for("grounding/answer", about("count"))

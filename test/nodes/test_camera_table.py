@@ -8,6 +8,7 @@ import pytest
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
+from molmo2_ros.camera.stamp import stamp_from_json
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.ros import images, qos
 from molmo2_ros.ros.camera_node import CameraNode
@@ -25,7 +26,7 @@ def stamp_ns_of(message):
     if not isinstance(message, String):
         return images.stamp_ns_of(message)
     stamp = json.loads(message.data)["stamp"]
-    return stamp["sec"] * images.NS_PER_S + stamp["nanosec"]
+    return stamp_from_json(stamp)
 
 
 def moments(node_under_test):

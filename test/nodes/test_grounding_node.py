@@ -13,6 +13,7 @@ from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
+from molmo2_ros.camera.stamp import stamp_from_json
 from molmo2_ros.ros import compat, images, qos
 from molmo2_ros.ros.arm_node import ArmNode
 from molmo2_ros.ros.camera_node import CameraNode
@@ -36,7 +37,7 @@ def about(kind):
 
 def answer_stamp_ns(message):
     stamp = json.loads(message.data)["stamp"]
-    return stamp["sec"] * images.NS_PER_S + stamp["nanosec"]
+    return stamp_from_json(stamp)
 
 
 def status_of(message, part):

@@ -5,6 +5,7 @@ import json
 import pytest
 from geometry_msgs.msg import PointStamped
 
+from molmo2_ros.camera.stamp import stamp_json
 from molmo2_ros.errors import DataError, QueryError
 from molmo2_ros.ros import images
 from molmo2_ros.ros.corrections import correction_from_json, correction_from_point
@@ -32,7 +33,7 @@ def test_what_the_recorder_writes_is_what_training_reads():
 
 def test_json_says_the_same_as_a_point():
     text = json.dumps({"query": "red mug", "u": 12.5, "v": 34, "frame_id": "camera",
-                       "stamp": images.stamp_json(STAMP_NS)})  # fmt: skip
+                       "stamp": stamp_json(STAMP_NS)})  # fmt: skip
 
     assert correction_from_json(text) == correction_from_point(point(12.5, 34), "red mug")
     short = correction_from_json('{"query": "dog", "visible": false}')

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from molmo2_ros.camera.frame import CameraModel
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ImageError
 from molmo2_ros.ros import images
 from molmo2_ros.ros.diagnostics import ProblemLog
 from molmo2_ros.ros.frames import FrameAssembler
 
-STAMP_NS = 10 * images.NS_PER_S
+STAMP_NS = 10 * NS_PER_S
 CAMERA = CameraModel(
     width=8, height=6, k=(10.0, 0.0, 4.0, 0.0, 10.0, 3.0, 0.0, 0.0, 1.0), d=(0.0,) * 5
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.ros.images import NS_PER_S
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.ros.playback import Playback, camera_from_fov
 
 RATE_HZ = 50.0

@@ -13,13 +13,14 @@ import pytest
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from rclpy.context import Context
 
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import TransformError
 from molmo2_ros.ros import images
 from molmo2_ros.ros.diagnostics import ProblemLog
 from molmo2_ros.ros.target_frame import TargetFrame, moved
 from molmo2_ros.tracking.target import Target
 
-NS = images.NS_PER_S
+NS = NS_PER_S
 HALF = math.sqrt(0.5)
 # A camera 1 m above base_link's origin that looks forward: its z is forward, its x right, its y
 # down (REP 103), so that a point (x, y, z) is at (z, -x, 1 - y).

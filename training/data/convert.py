@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,17 @@ def convert(
 
 
 def _read_options(options: Sequence[str]) -> dict[str, Any]:
+    taken = inspect.signature(open_reader).parameters.keys() - {"seed"}
     read: dict[str, Any] = {}
     for option in options:
         key, separator, value = option.partition("=")
         if not separator:
             raise ConfigError(f"option {option!r}, expected key=value")
-        read[key] = yaml.safe_load(value)
+        if key in taken:
+            raise ConfigError(f"option {option!r} is no reader's; the command has it as its own")
+        try:
+            read[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            why = " ".join(str(error).split())
+            raise ConfigError(f"option {option!r} has no value in YAML: {why}") from error
     return read

@@ -135,13 +135,13 @@ class Dataset:
         file = PARQUET_FILE if isinstance(self._rows[index], str) else ROWS_FILE
         return f"{self.folder / file}, row {index % len(self) + 1}"
 
-    def _line(self, start: int) -> str:
+    def _line(self, start: int) -> bytes:
         path = self.folder / ROWS_FILE
         try:
             with path.open("rb") as file:
                 file.seek(start)
-                return file.readline().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+                return file.readline()
+        except OSError as error:
             raise DataError(f"{path} cannot be read at byte {start}: {error}") from error
 
 
@@ -164,11 +164,11 @@ def read_about(folder: Path) -> About:
     return about
 
 
-def read_example(line: str, place: str) -> Example:
+def read_example(line: str | bytes, place: str) -> Example:
     """An example of a row.
 
     Args:
-        line: JSON.
+        line: JSON; bytes in UTF-8.
         place: file and row, for messages.
 
     Raises:

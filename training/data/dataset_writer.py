@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.errors import DataError
+from molmo2_ros.runtime.durable import replace_text, sync
 from molmo2_ros.training.data.dataset import (
     ABOUT_FILE,
     FORMAT,
@@ -127,17 +128,16 @@ class DatasetWriter:
         """Write `dataset.json`; the data set can be opened from then on."""
         if self._rows.closed:
             return
-        self._rows.close()
         about = {
             "format": FORMAT,
             "name": self._name,
             "num_examples": len(self._names),
             "sources": dict(sorted(self._sources.items())),
         }
-        partial = self.folder / f"{ABOUT_FILE}.partial"
         try:
-            partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, self.folder / ABOUT_FILE)
+            self._rows.close()
+            sync(self.folder / ROWS_FILE)
+            replace_text(self.folder / ABOUT_FILE, json.dumps(about, indent=2) + "\n")
         except OSError as error:
             raise DataError(f"cannot write {self.folder / ABOUT_FILE}: {error}") from error
 
@@ -152,7 +152,7 @@ class DatasetWriter:
                 if not line.endswith(b"\n"):
                     _LOG.warning("%s, row %d was cut off and is dropped", path, number)
                     break
-                self._count(read_example(line.decode("utf-8"), f"{path}, row {number}"))
+                self._count(read_example(line, f"{path}, row {number}"))
                 whole += len(line)
         os.truncate(path, whole)
 

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.camera.clip import stamp_text
+from molmo2_ros.camera.encodings import read_encoded
 from molmo2_ros.errors import DataError
 from molmo2_ros.training.data.example import Media
 
@@ -104,11 +106,22 @@ def load_clip(folder: Path, media: Media, sampling: Sampling) -> LoadedClip:
     gaps = np.diff(at_s)
     native_fps = float(1 / np.median(gaps)) if len(gaps) else USUAL_FPS
     wanted = sample_times(at_s[-1], native_fps, sampling)
-    chosen = sorted({int(np.argmin(np.abs(np.array(at_s) - t))) for t in wanted})
+    nearest = sorted({int(np.argmin(np.abs(np.array(at_s) - t))) for t in wanted})
+    chosen = [nearest[i] for i in with_own_stamps([at_s[i] for i in nearest])]
     return LoadedClip(
         frames=[load_picture(folder / media.frames[i]) for i in chosen],
         times_s=[at_s[i] for i in chosen],
     )
+
+
+def with_own_stamps(times_s: Sequence[float]) -> list[int]:
+    """Which of some rising times are shown: of those that print the same stamp the first.
+
+    Worked example: a camera stutters, 0.0, 0.56 and 0.62 s: the last two print 0.6, so that no
+    answer could tell them apart, and the first two are shown.
+    """
+    stamps = [stamp_text(time_s) for time_s in times_s]
+    return [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
 
 
 def load_images(folder: Path, media: Media) -> list[npt.NDArray[np.uint8]]:
@@ -130,9 +143,12 @@ def load_picture(path: Path) -> npt.NDArray[np.uint8]:
         content = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    image = read_encoded(content, cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError(f"{path} is no picture that OpenCV reads, or is cut off")
+        raise DataError(
+            f"{path} is no picture that OpenCV reads, or is cut off; copy it anew, or leave its "
+            "example out"
+        )
     return np.ascontiguousarray(image[..., ::-1], np.uint8)
 
 
@@ -150,7 +166,8 @@ def _load_video(path: Path, media: Media, sampling: Sampling) -> LoadedClip:
                 f"{path} ends after {(count - 1) / fps:.2f} s, the clip begins at {media.start_s} s"
             )
         times = sample_times((last - first) / fps, fps, sampling)
-        numbers = sorted({first + round(t * fps) for t in times})
+        nearest = sorted({first + round(t * fps) for t in times})
+        numbers = [nearest[i] for i in with_own_stamps([(n - first) / fps for n in nearest])]
         frames = list(_frames(video, numbers, path))
     return LoadedClip(frames=frames, times_s=[(number - first) / fps for number in numbers])
 

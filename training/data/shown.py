@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from molmo2_ros.errors import DataError, ImageError
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.training.data.answers import Written, write_turn
 from molmo2_ros.training.data.example import Example, Task
@@ -63,21 +62,18 @@ def show(
         rng: chooses the wordings and shuffles the branches; None for the first wordings, in order.
 
     Raises:
-        DataError: a file is missing or broken, cannot be shown, or nothing fits into a tree.
+        DataError: a file is missing or broken, or not even one annotation fits into a tree.
     """
     media = example.media
     times_s: list[float] = []
-    try:
-        if media.is_clip:
-            clip = load_clip(folder, media, sampling_of(example, max_frames))
-            pictures, times_s = clip.frames, clip.times_s
-            subtitles = [Subtitle(start_s=a, end_s=b, text=text) for a, b, text in media.subtitles]
-            visual = writer.clip(pictures, times_s, subtitles)
-        else:
-            pictures = load_images(folder, media)
-            visual = writer.images(pictures, max_tiles)
-    except ImageError as error:
-        raise DataError(f"{folder}, example {example.name}: {error}") from error
+    if media.is_clip:
+        clip = load_clip(folder, media, sampling_of(example, max_frames))
+        pictures, times_s = clip.frames, clip.times_s
+        subtitles = [Subtitle(start_s=a, end_s=b, text=text) for a, b, text in media.subtitles]
+        visual = writer.clip(pictures, times_s, subtitles)
+    else:
+        pictures = load_images(folder, media)
+        visual = writer.images(pictures, max_tiles)
     written = [write_turn(annotation, media, times_s, rng) for annotation in example.annotations]
     turns = [Turn(question=w.question, answer=w.answer, weight=w.weight) for w in written]
     branches = [turns] if example.dialogue else [[turn] for turn in turns]

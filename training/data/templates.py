@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-NONE_LINE = "\nPlease say 'There are none.' if it is not in the image."
+from molmo2_ros.answers.text import NONE
+
+NONE_LINE = f"\nPlease say '{NONE}' if it is not in the image."
 
 POINT = (
     "Point to {x}.",

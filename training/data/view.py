@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.camera.clip import stamp_text
-from molmo2_ros.errors import DataError
+from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.manifest import Manifest
 from molmo2_ros.training.data.answers import SAME_S
@@ -50,9 +50,12 @@ def write_view(dataset: Dataset, engine: Path, out: Path, *, num: int) -> tuple[
         the sheet and the page.
 
     Raises:
+        ConfigError: `num` is below 1.
         DataError: media that cannot be read, or the files cannot be written.
         EngineError: the engine's folder is none.
     """
+    if num < 1:
+        raise ConfigError(f"{num} examples to show, expected at least 1")
     tokenizer = PromptTokenizer(engine)
     writer = TreeWriter(tokenizer, Manifest.load(engine, verify=False).vision)
     shown = [
@@ -63,7 +66,7 @@ def write_view(dataset: Dataset, engine: Path, out: Path, *, num: int) -> tuple[
     sheet, page = out / SHEET_FILE, out / PAGE_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(sheet), draw_sheet(tiles)[..., ::-1])
+        sheet.write_bytes(cv2.imencode(".png", draw_sheet(tiles)[..., ::-1])[1].tobytes())
         page.write_text("".join(_page(dataset, shown, tiles, tokenizer)), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write to {out}: {error}") from error

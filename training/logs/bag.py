@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.training.logs.cut_mcap import CutMcap, is_cut
 from molmo2_ros.training.logs.skips import Skips
 
-NS_PER_S = 1_000_000_000
 _STORAGES = (".mcap", ".db3")
 _ZSTD = (".zstd", ".zst")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR begins so: its first byte is 0

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,20 @@ from molmo2_ros.training.data.example import (
     Media,
     Task,
 )
-from molmo2_ros.training.logs.label_log import LABELS, read_clips
+from molmo2_ros.training.logs.label_log import LABELS, hardest_first, read_clips
 from molmo2_ros.training.logs.records import ClipRecord, cannot_write, read_lines
 from molmo2_ros.training.logs.sample_bag import CLIPS
 from molmo2_ros.training.logs.sampling import SPLITS
 
 CARRIED = "+flow"  # follows the source of labels of which optical flow carried a part
+Labels = Mapping[str, Sequence[Mapping[str, Any]]]  # lines of the files with labels, by clip
 
 
 def write_data_sets(out: Path) -> dict[str, int]:
-    """Write the data sets of all logs of a folder anew; a kill leaves the old ones or the new.
+    """Write the data sets of all logs of a folder anew.
+
+    A kill leaves the old ones, the new ones, or one that `Dataset.open` refuses until they were
+    written again.
 
     Args:
         out: folder of the data sets.
@@ -45,29 +49,33 @@ def write_data_sets(out: Path) -> dict[str, int]:
         the number of examples of each set.
 
     Raises:
-        DataError: no space is left; the sets are as they were before.
+        DataError: no space is left, or what was made of a log is damaged.
     """
-    return {split: _write_data_set(out, split) for split in SPLITS}
+    # By logs and, in each, by time, where they are equally hard.
+    clips = hardest_first(clip for folder in log_folders(out) for clip in read_clips(folder))
+    labels = _labels_by_clip(out)
+    return {
+        split: _write_data_set(out, split, [c for c in clips if c.split == split], labels)
+        for split in SPLITS
+    }
 
 
-def _write_data_set(out: Path, split: str) -> int:
+def _write_data_set(out: Path, split: str, clips: Sequence[ClipRecord], labels: Labels) -> int:
     folder, new = out / split, out / f".{split}.new"
     shutil.rmtree(new, ignore_errors=True)
     with DatasetWriter(new, name=f"{out.name}/{split}") as writer:
-        for example in examples_of(out, split):
+        for example in examples_of(clips, labels):
             writer.add(example)
-    num_examples = len(writer)
     try:
-        clips = all_clips(out, split)
         lines = [json.dumps(clip.as_json(), ensure_ascii=False) + "\n" for clip in clips]
         (new / CLIPS).write_text("".join(lines), "utf-8")
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (ROWS_FILE, ABOUT_FILE, CLIPS):
+        for name in (CLIPS, ROWS_FILE, ABOUT_FILE):  # the last says how many rows there are
             os.replace(new / name, folder / name)
         shutil.rmtree(new)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    return num_examples
+    return len(writer)
 
 
 def log_folders(out: Path) -> list[Path]:
@@ -76,16 +84,9 @@ def log_folders(out: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def all_clips(out: Path, split: str) -> list[ClipRecord]:
-    """The clips of one set, the hardest first, and of equal ones in the order of logs and time."""
-    clips = [c for folder in log_folders(out) for c in read_clips(folder) if c.split == split]
-    return sorted(clips, key=lambda clip: -clip.hardness)
-
-
-def examples_of(out: Path, split: str) -> Iterator[Example]:
-    """The labelled clips of one set, the hardest first; what has no label is no example."""
-    labels = _labels_by_clip(out)
-    for clip in all_clips(out, split):
+def examples_of(clips: Iterable[ClipRecord], labels: Labels) -> Iterator[Example]:
+    """The labelled ones of some clips, in their order; what has no label is no example."""
+    for clip in clips:
         yield from _human_examples(clip)
         by_source: dict[str, list[Annotation]] = defaultdict(list)
         for line in labels.get(clip.name, ()):
@@ -96,7 +97,7 @@ def examples_of(out: Path, split: str) -> Iterator[Example]:
             yield Example(name=f"{clip.name}/{source}", media=_media(clip), annotations=tuple(said))
 
 
-def _labels_by_clip(out: Path) -> dict[str, list[dict[str, Any]]]:
+def _labels_by_clip(out: Path) -> Labels:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for folder in log_folders(out):
         for path in sorted(folder.glob(f"{LABELS}*.jsonl")):
@@ -111,7 +112,7 @@ def _media(clip: ClipRecord) -> Media:
     return Media(frames=clip.frames, times_s=clip.times_s)
 
 
-def _annotation(clip: ClipRecord, line: dict[str, Any]) -> Annotation | None:
+def _annotation(clip: ClipRecord, line: Mapping[str, Any]) -> Annotation | None:
     """What one labeller says about one clip; None where it says nothing."""
     things = line.get("things", [])
     if not things and not line.get("none"):

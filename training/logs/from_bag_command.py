@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from molmo2_ros.errors import DataError
+from molmo2_ros.runtime.durable import replace_text
 from molmo2_ros.training.logs.collect import write_data_sets
 from molmo2_ros.training.logs.from_bags import BagJob, BagOutcome, from_bags
 from molmo2_ros.training.logs.label_log import LabelSettings
 from molmo2_ros.training.logs.labellers import make_labeller, parse_wish
+from molmo2_ros.training.logs.records import cannot_write
 from molmo2_ros.training.logs.sampling import ClipSettings
 from molmo2_ros.training.logs.spoken import LogTopics
 
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: a setting or a labeller that is not there.
-        DataError: no bag at all could be used.
+        DataError: no bag at all could be used, or no space is left.
     """
     wishes = tuple(parse_wish(text) for text in options.label)
     for wish in wishes:
@@ -96,6 +97,7 @@ def _told(outcome: BagOutcome) -> str:
 def _write_report(out: Path, outcomes: Sequence[BagOutcome]) -> None:
     path = out / "report.json"
     text = json.dumps([asdict(outcome) for outcome in outcomes], indent=1, ensure_ascii=False)
-    new = path.with_suffix(".new")
-    new.write_text(text + "\n", "utf-8")
-    os.replace(new, path)
+    try:
+        replace_text(path, text + "\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -20,6 +20,10 @@ from molmo2_ros.training.logs.spoken import LogTopics
 
 _log = logging.getLogger(__name__)
 _RETRIES = 3  # of a bag whose worker was killed
+_DIED = (
+    f"its worker died {_RETRIES + 1} times, or failed in a way that Ray's log names; where memory "
+    "ran out give fewer --workers, else --workers 1 to see the failure"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,6 @@ def from_bag(job: BagJob) -> BagOutcome:
 
     Bad input is told in the outcome: one bag costs no other.
     """
-    outcome = BagOutcome(bag=str(job.bag), topic=job.topics.image)
     report: LogReport | None = None
     labels: dict[str, int] | None = None
     error = ""
@@ -78,7 +81,7 @@ def from_bag(job: BagJob) -> BagOutcome:
         error = f"{type(problem).__name__}: {problem}"
         _log.error("%s: %s", job.bag, error)
     return BagOutcome(
-        bag=outcome.bag, topic=outcome.topic, report=report, labels=labels, error=error
+        bag=str(job.bag), topic=job.topics.image, report=report, labels=labels, error=error
     )
 
 
@@ -135,12 +138,19 @@ def by_ray(jobs: Sequence[BagJob], workers: int) -> Iterator[BagOutcome]:
             logging_level=logging.WARNING,
         )
     try:
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # a bag whose worker dies each time costs no other
         rows = ray.data.from_items(list(jobs), override_num_blocks=len(jobs))
         # A worker that dies takes no other bag with it, and its own is taken up where it was.
         done = rows.map(_row, num_cpus=1, concurrency=workers, max_retries=_RETRIES)
+        left = dict.fromkeys((str(job.bag), job.topics.image) for job in jobs)
         for row in done.iter_rows():
-            yield BagOutcome(**_read(row))
+            outcome = BagOutcome(**_read(row))
+            left.pop((outcome.bag, outcome.topic), None)
+            yield outcome
+        for bag, topic in left:
+            yield BagOutcome(bag=bag, topic=topic, error=_DIED)
     finally:
         if not was_running:
             ray.shutdown()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
-from molmo2_ros.camera.encodings import decode_compressed
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.errors import ConfigError, DataError, Molmo2Error
+from molmo2_ros.errors import ConfigError, DataError, Molmo2Error, ServerError
+from molmo2_ros.training.data.file_name import safe_name
+from molmo2_ros.training.data.media import load_picture
 from molmo2_ros.training.logs.labellers import Labeller, LabelWish, MadeLabels, make_labeller
 from molmo2_ros.training.logs.linking import ThingPoint, link
 from molmo2_ros.training.logs.records import ClipRecord, LineFile, read_lines
@@ -52,7 +49,11 @@ class LabelSettings:
 def read_clips(folder: Path) -> list[ClipRecord]:
     """The clips of one log, the hardest first, and of equal ones the earliest."""
     lines = read_lines(folder / CLIPS)
-    clips = [ClipRecord.from_json(line["clip"]) for line in lines if "clip" in line]
+    return hardest_first(ClipRecord.from_json(line["clip"]) for line in lines if "clip" in line)
+
+
+def hardest_first(clips: Iterable[ClipRecord]) -> list[ClipRecord]:
+    """Clips in the order in which they are worth labelling; equal ones stay in theirs."""
     return sorted(clips, key=lambda clip: -clip.hardness)
 
 
@@ -73,13 +74,14 @@ def label_log(
     Raises:
         ConfigError: there is no such labeller, or labels were begun with other settings.
         DataError: no space is left.
+        ServerError: a labeller's server is away: the next run goes on from there.
     """
     counts = {"labelled": 0, "nothing": 0, "failed": 0}
     clips = read_clips(out / "logs" / key)[: settings.max_clips]
     for wish in wishes:
         head = {"wish": wish.text, "every": settings.every, "max_missed": settings.max_missed}
         head["min_given"] = settings.min_given
-        path = out / "logs" / key / f"{LABELS}{_file_name(wish.text)}.jsonl"
+        path = out / "logs" / key / f"{LABELS}{safe_name(wish.text)}.jsonl"
         with LineFile(path, head) as lines:
             done = {line["clip"]: line for line in lines.earlier}
             labeller = None
@@ -99,17 +101,11 @@ def load_frames(out: Path, clip: ClipRecord) -> list[Frame]:
     Raises:
         DataError: one is missing or broken.
     """
-    frames = []
-    for name, stamp_ns in zip(clip.frames, clip.stamps_ns, strict=True):
-        path = out / clip.split / name
-        try:
-            image = decode_compressed(np.frombuffer(path.read_bytes(), np.uint8), "jpeg")
-        except (OSError, Molmo2Error, cv2.error) as error:
-            raise DataError(
-                f"picture {path} of clip {clip.name} cannot be read: {error}"
-            ) from error
-        frames.append(Frame(image=image, stamp_ns=stamp_ns))
-    return frames
+    pictures = (load_picture(out / clip.split / name) for name in clip.frames)
+    return [
+        Frame(image=picture, stamp_ns=stamp_ns)
+        for picture, stamp_ns in zip(pictures, clip.stamps_ns, strict=True)
+    ]
 
 
 def _label(
@@ -123,6 +119,8 @@ def _label(
         made = labeller.label([frames[index] for index in looked], wish.phrase)
         things = _things(frames, made, looked, settings)
     except Molmo2Error as error:
+        if isinstance(error, ServerError) and error.may_pass:
+            raise  # it says nothing about this clip, and all that follow would meet it too
         return {**line, "failed": f"{type(error).__name__}: {error}"}
     return {
         **line,
@@ -157,8 +155,3 @@ def _kind_of(line: dict[str, Any]) -> str:
     if "failed" in line:
         return "failed"
     return "labelled" if line["things"] or line["none"] else "nothing"
-
-
-def _file_name(text: str) -> str:
-    """A wish as a file's name; what differs stays different."""
-    return re.sub(r"[^A-Za-z0-9]", lambda found: f"%{ord(found[0]):x}", text)[:180]

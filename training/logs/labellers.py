@@ -71,6 +71,8 @@ class Labeller(Protocol):
             phrase: what to look for, such as "person" or "red mug".
 
         Raises:
+            ServerError: with `may_pass`: whoever labels is away. The log is left there, and the
+                next run goes on with this clip.
             Molmo2Error: this clip cannot be labelled; it is counted, and the next one follows.
         """
         ...

@@ -193,8 +193,3 @@ def _without_tail(points: list[ThingPoint], looked: Collection[int]) -> list[Thi
     last_given = max(point.frame for point in points if not point.carried)
     end = min((index for index in looked if index > last_given), default=None)
     return [point for point in points if end is None or point.frame < end]
-
-
-def confidence_of(points: Sequence[ThingPoint]) -> float:
-    """How sure a thing is: the mean over its points."""
-    return float(np.mean([point.confidence for point in points]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ class LineFile:
 
     Raises:
         ConfigError: the file was begun with another head.
-        DataError: it cannot be written.
+        DataError: it cannot be written, or is damaged.
     """
 
     def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
@@ -30,19 +30,17 @@ class LineFile:
         head = json.loads(json.dumps(head))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            whole = _whole_lines(path)
+            lines, num_bytes = _whole_lines(path)
+            if lines and lines[0] != head:
+                raise ConfigError(_told_apart(path, lines[0], head))
             self._file = path.open("r+b" if path.exists() else "xb")
-            self._file.truncate(sum(len(line) for line in whole))
+            self._file.truncate(num_bytes)
             self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise cannot_write(path, error) from error
-        self.lines: list[dict[str, Any]] = [json.loads(line) for line in whole]
-        if not self.lines:
+        self.earlier = lines[1:]
+        if not lines:
             self.append(head)
-        elif self.lines[0] != head:
-            self._file.close()
-            raise ConfigError(_told_apart(path, self.lines[0], head))
-        self.earlier = self.lines[1:]
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line, and wait until it is on disk.
@@ -69,17 +67,32 @@ class LineFile:
         self._file.close()
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of such a file, without its head; none where there is no file."""
-    for line in _whole_lines(path)[1:]:
-        yield json.loads(line)
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of such a file, without its head; none where there is no file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    return _whole_lines(path)[0][1:]
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """What the lines say that were not torn, and the bytes that they take."""
     if not path.exists():
-        return []
+        return [], 0
     lines = path.read_bytes().splitlines(keepends=True)
-    return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    said = []
+    for number, line in enumerate(lines, 1):
+        try:
+            said.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(
+                f"{path} is damaged in line {number} ({error}); remove the file and run the same "
+                "command again, which makes anew what it told of"
+            ) from error
+    return said, sum(len(line) for line in lines)
 
 
 def _told_apart(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import DataError
-from molmo2_ros.training.logs.bag import NS_PER_S, Bag, BagMessage
+from molmo2_ros.training.logs.bag import Bag, BagMessage
 from molmo2_ros.training.logs.hardness import hardness
 from molmo2_ros.training.logs.records import ClipRecord, LineFile, cannot_write
 from molmo2_ros.training.logs.sampling import (
@@ -111,15 +112,21 @@ class _Run:
         self._split = Split.of(bag.span_ns, settings)
         self._state = SamplerState()
         self._clip: OpenClip | None = None
+        self._log_ns, self._num_before = -1, 0  # messages of that very time before this one
 
     def go(self, last: dict[str, Any] | None) -> LogReport:
         """Read all pictures from where the last run stood."""
-        start_ns = None
+        start_ns, num_taken = None, 0
         if last is not None:
             self._state = SamplerState.from_json(last["state"])
-            start_ns = last["next_log_ns"]
+            start_ns, num_taken = last["next_log_ns"], last["num_before_next"]
         for message in self._bag.messages([self._topic], start_ns):
-            self._take(message)
+            # A recorder that goes by a simulated clock gives many messages one time.
+            is_same = message.log_ns == self._log_ns
+            self._num_before = self._num_before + 1 if is_same else 0
+            self._log_ns = message.log_ns
+            if message.log_ns != start_ns or self._num_before >= num_taken:
+                self._take(message)
         self._close_clip(None)
         return replace(self._report, skips=self._bag.skips.as_json())
 
@@ -185,12 +192,13 @@ class _Run:
             return
         if self._clip is not None and not self._clip.fits(frame):
             first = self._clip.frames[0]
-            self._close_clip(message)
+            # Before the clip is written: a run that goes on from there has nothing to compare with.
             self._bag.skips.add(
                 "other size or camera",
                 f"{message.place} is {frame.size[0]}x{frame.size[1]} of {frame.frame_id!r} after "
                 f"{first.size[0]}x{first.size[1]} of {first.frame_id!r}: a new clip begins",
             )
+            self._close_clip(message)
         self._keep(frame, split, is_wanted)
 
     def _keep(self, frame: SeenFrame, split: str, is_wanted: bool) -> None:
@@ -226,6 +234,7 @@ class _Run:
                 "clip": record.as_json(),
                 "state": self._state.as_json(),
                 "next_log_ns": (1 << 62) if following is None else following.log_ns,
+                "num_before_next": self._num_before,
                 "so_far": asdict(so_far),
             }
         )

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.camera.clip import MAX_FPS
+from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ConfigError
-from molmo2_ros.training.logs.bag import NS_PER_S
 from molmo2_ros.training.logs.topics import SeenFrame
 
 TRAIN, HELD_OUT = "train", "held_out"
 SPLITS = (TRAIN, HELD_OUT)
 _THUMBNAIL = (64, 48)  # width, height
 _CHANGED_SHARE = 0.01  # of the thumbnail: so small a thing has to be seen when it moves
-_LATE_SHARE = 0.1  # of the period: a picture that is so much early is taken for its place
+_EARLY_SHARE = 0.1  # of the period: a picture that is so much early is taken for its place
 _MAX_HOLE_S = 2.0  # without a picture: what follows is another clip
 Thumbnail = npt.NDArray[np.uint8]
 
@@ -178,7 +178,7 @@ def difference(one: Thumbnail, other: Thumbnail) -> float:
 
 def is_due(stamp_ns: int, state: SamplerState, settings: ClipSettings) -> bool:
     """Whether a picture is wanted by its time alone."""
-    early_ns = round(_LATE_SHARE / settings.fps * NS_PER_S)
+    early_ns = round(_EARLY_SHARE / settings.fps * NS_PER_S)
     return state.due_ns is None or stamp_ns >= state.due_ns - early_ns
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molmo2_ros.camera.encodings import decode_compressed, decode_image, encode_jpeg
+from molmo2_ros.camera.encodings import decode_compressed, decode_image, encode_jpeg, stores_rgb
+from molmo2_ros.camera.stamp import NS_PER_S, stamp_from_json
 from molmo2_ros.errors import DataError, Molmo2Error
-from molmo2_ros.training.logs.bag import NS_PER_S, BagMessage
+from molmo2_ros.training.logs.bag import BagMessage
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -31,7 +32,8 @@ class SeenFrame:
         stamp_ns: of its header; where that is 0, when it was recorded.
         log_ns: when it was recorded.
         frame_id: of the camera.
-        stored: the JPEG as it was recorded, None for raw pictures and other formats.
+        stored: the JPEG as it was recorded; None for raw pictures, other formats, and channels in
+            another order than that of files.
     """
 
     image: npt.NDArray[np.uint8]
@@ -128,7 +130,8 @@ class Decoder:
             if message.kind == COMPRESSED_IMAGE:
                 image = decode_compressed(fields.data, fields.format)
                 data = fields.data.tobytes()
-                stored = data if data.startswith(_JPEG) else None
+                is_plain = data.startswith(_JPEG) and not stores_rgb(fields.format)
+                stored = data if is_plain else None
             else:
                 image = decode_image(
                     height=fields.height,
@@ -196,7 +199,7 @@ def read_answer(text: str, place: str) -> RecordedAnswer | None:
         confidences = [p["confidence"] for p in found["points"]]
         return RecordedAnswer(
             query=f"{query['kind']}: {query['words']}",
-            stamps_ns=tuple(stamp_ns_of(stamp) for stamp in found["clip_stamps"]),
+            stamps_ns=tuple(stamp_from_json(stamp) for stamp in found["clip_stamps"]),
             tracks=tuple(_track(track, width, height) for track in found["tracks"]),
             confidences=tuple(float(value) for value in confidences if value is not None),
             is_doubtful=bool(found["degenerate"] or found["truncated"] or found["problems"]),
@@ -212,7 +215,7 @@ def _track(track: Mapping[str, Any], width: int, height: int) -> AnsweredTrack:
     return AnsweredTrack(
         track_id=int(track["track_id"]),
         points={
-            stamp_ns_of(point["stamp"]): (
+            stamp_from_json(point["stamp"]): (
                 point["u"] / width,
                 point["v"] / height,
                 point["confidence"],
@@ -239,7 +242,7 @@ def read_correction(text: str, place: str) -> Correction:
             raise ValueError("query is empty, expected the words for the object")
         return Correction(
             words=words,
-            stamp_ns=stamp_ns_of(found["stamp"]),
+            stamp_ns=stamp_from_json(found["stamp"]),
             frame_id=str(found["frame_id"]),
             u=u,
             v=v,
@@ -249,8 +252,3 @@ def read_correction(text: str, place: str) -> Correction:
             f"{place} is no correction ({type(error).__name__}: {error}); expected the JSON of the "
             "recorder's ~/corrections, see docs/interfaces.md"
         ) from error
-
-
-def stamp_ns_of(stamp: Mapping[str, Any]) -> int:
-    """Nanoseconds of {"sec": ..., "nanosec": ...}."""
-    return int(stamp["sec"]) * NS_PER_S + int(stamp["nanosec"])

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from molmo2_ros.training.metrics.points import instance_at
+
 Mask = npt.NDArray[np.bool_]
 STAMP_TOLERANCE_S = 0.051  # stamps are written with one decimal
 
@@ -73,9 +75,7 @@ def in_mask(mask: Mask, x: float, y: float) -> bool:
         x: 0..1 of the width.
         y: 0..1 of the height.
     """
-    height, width = mask.shape
-    column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
-    return bool(mask[max(row, 0), max(column, 0)])
+    return bool(instance_at(mask, x, y))
 
 
 def nearest_pairs(

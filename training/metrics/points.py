@@ -38,11 +38,13 @@ class FrameScore:
         return 2 * self.hits / total if total else 1.0
 
 
-def instance_at(instances_HW: npt.NDArray[np.uint8], x: float, y: float) -> int:
-    """Label of the pixel under a point.
+def instance_at(
+    instances_HW: npt.NDArray[np.uint8] | npt.NDArray[np.bool_], x: float, y: float
+) -> int:
+    """Label of the pixel under a point; the nearest one's where it lies outside.
 
     Args:
-        instances_HW: 0 background, j an object.
+        instances_HW: 0 background, j an object; or the mask of one.
         x: 0..1 of the width.
         y: 0..1 of the height.
     """

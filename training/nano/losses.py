@@ -23,7 +23,8 @@ from torch import nn
 
 from molmo2_ros.simulation.objects import CATEGORIES, COLOUR_NAMES
 from molmo2_ros.training.nano.model import ModelConfig
-from molmo2_ros.training.nano.trees import IGNORED, Looks, TreeBatch
+from molmo2_ros.training.nano.trees import Looks, TreeBatch
+from molmo2_ros.training.recipe.messages import IGNORED
 from molmo2_ros.training.scenes import GONE, SEEN, Sightings
 
 if TYPE_CHECKING:

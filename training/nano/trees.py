@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
+from molmo2_ros.training.recipe.batch import tree_mask
+from molmo2_ros.training.recipe.messages import IGNORED, PREFIX
 from molmo2_ros.training.scenes import Question, Sightings, Target
 
-IGNORED = -100
-_PREFIX, _PADDING = 0, -1  # branch numbers of tokens that belong to no question
+_PADDING = -1  # a branch of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ class TreeBatch:
 
     def mask_B1SS(self) -> torch.Tensor:
         """Who sees whom, bool, made where the batch is: it is larger than all else in it."""
-        return tree_mask(self.branch_BS, self.visual_S)[:, None]
+        return padded_mask(self.branch_BS, self.visual_S)[:, None]
 
 
 class TreeWriter:
@@ -135,7 +136,7 @@ class TreeWriter:
         start = len(prefix)
         tree = Tree(
             ids=list(prefix),
-            branch=[_PREFIX] * start,
+            branch=[PREFIX] * start,
             positions=list(range(start)),
             labels=[IGNORED] * start,
             weights=[0.0] * start,
@@ -258,7 +259,7 @@ class TreeWriter:
                 line[: len(row)] = row
             return torch.from_numpy(whole)
 
-        prefix = trees[0].ids[: trees[0].branch.count(_PREFIX)]
+        prefix = trees[0].ids[: trees[0].branch.count(PREFIX)]
         visual = torch.zeros(size, dtype=torch.bool)
         visual[: len(prefix)] = torch.tensor([token in self._visual_ids for token in prefix])
         patches = [i for i, token in enumerate(prefix) if token == self._patch]
@@ -295,13 +296,10 @@ def _flatten(rows: Sequence[Sequence[Look]]) -> Looks:
     )
 
 
-def tree_mask(branch_BS: torch.Tensor, visual_S: torch.Tensor) -> torch.Tensor:
-    """Who sees whom, bool [B, S, S].
+def padded_mask(branch_BS: torch.Tensor, visual_S: torch.Tensor) -> torch.Tensor:
+    """Who sees whom in padded trees of one clip's size each, bool [B, S, S].
 
-    Causal within the prefix and within one's own branch; every visual token sees every other one.
     Padding forms a branch of its own, so that no row of the mask is empty.
     """
-    size = branch_BS.shape[1]
-    causal = torch.ones(size, size, dtype=torch.bool, device=branch_BS.device).tril()
-    own = (branch_BS[:, None, :] == _PREFIX) | (branch_BS[:, :, None] == branch_BS[:, None, :])
-    return (causal & own) | (visual_S[:, None] & visual_S[None, :])
+    one_tree = torch.zeros_like(branch_BS)
+    return tree_mask(one_tree, branch_BS, visual_S.expand_as(branch_BS))

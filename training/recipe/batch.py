@@ -68,19 +68,23 @@ def collate(trees: Sequence[TokenTree]) -> PackedBatch:
     )
 
 
-def tree_mask(
-    example_S: torch.Tensor, branch_S: torch.Tensor, is_visual_S: torch.Tensor
-) -> torch.Tensor:
-    """Who sees whom, bool [S, S].
+def tree_mask(example: torch.Tensor, branch: torch.Tensor, is_visual: torch.Tensor) -> torch.Tensor:
+    """Who sees whom, bool [S, S], or [B, S, S] of B sequences.
 
     A token sees its own example's prefix and its own branch, causally; and visual tokens of one
     example see each other both ways. Source: `Molmo2.forward` of the authors' trainer.
+
+    Args:
+        example: int64 [S] or [B, S], which example a token belongs to.
+        branch: int64, likewise: PREFIX, or its branch's number.
+        is_visual: bool, likewise.
     """
-    size = len(example_S)
-    causal = torch.ones(size, size, dtype=torch.bool).tril()
-    same = example_S[:, None] == example_S[None]
-    within = (branch_S[None] == PREFIX) | (branch_S[:, None] == branch_S[None])
-    both_ways = is_visual_S[:, None] & is_visual_S[None]
+    size = branch.shape[-1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=branch.device).tril()
+    row, column = (..., slice(None), None), (..., None, slice(None))
+    same = example[row] == example[column]
+    within = (branch[column] == PREFIX) | (branch[row] == branch[column])
+    both_ways = is_visual[row] & is_visual[column]
     return same & ((causal & within) | both_ways)
 
 

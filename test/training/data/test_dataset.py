@@ -241,6 +241,15 @@ def test_pictures_lie_beside_the_rows_whatever_an_example_is_called(tmp_path):
     )
 
 
+def test_a_row_that_is_no_utf_8_is_named_by_reader_and_writer(tmp_path):
+    folder = write(tmp_path / "set", example("mug"))
+    rows = folder / "examples.jsonl"
+    rows.write_bytes(rows.read_bytes().replace(b"mug", b"m\xffg"))
+    for use in (lambda: Dataset.open(folder)[0], lambda: DatasetWriter(folder)):
+        with pytest.raises(DataError, match="examples.jsonl, row 1 is no JSON: .*utf-8"):
+            use()
+
+
 def test_an_empty_data_set_is_refused(tmp_path):
     DatasetWriter(tmp_path).close()
     with pytest.raises(DataError, match="has no example, expected at least one"):

@@ -103,5 +103,9 @@ def test_what_cannot_be_shown_is_named(video, tmp_path):
         load_clip(video, Media(video="v.avi", start_s=9.0), Sampling())
     with pytest.raises(DataError, match="text.png is no picture"):
         load_images(tmp_path, Media(images=("text.png",)))
+    whole = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))[1].tobytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[:-20])
+    with pytest.raises(DataError, match="cut.jpg is no picture .* or is cut off; copy it anew"):
+        load_images(tmp_path, Media(images=("cut.jpg",)))
     with pytest.raises(DataError, match="gone.png cannot be read: No such file"):
         load_images(tmp_path, Media(images=("gone.png",)))

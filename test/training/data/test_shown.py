@@ -106,9 +106,24 @@ def test_without_chance_the_first_wording_is_asked_with_it_any(folder, writer):
     assert plain.written[0].answer.endswith("shows a total of 1.")
 
 
-def test_a_clip_that_cannot_be_written_is_named(folder, writer):
-    stutter = clip_of([0.0, 0.56, 0.62], COUNT)
-    with pytest.raises(DataError, match=r"pictures\d+, example clip: .*stamp"):
-        show(folder, stutter, writer, max_frames=8, max_tokens=4096)
+@pytest.mark.parametrize(
+    ("annotation", "times_s", "shown_s"),
+    [
+        (COUNT, [0, 0.56, 0.62], [0, 0.56]),
+        (
+            Annotation(task=Task.TRACK, label="mug"),
+            [0, 0.1, 0.17, 0.24, 0.4, 0.5, 0.6],
+            [0, 0.1, 0.17, 0.4, 0.5, 0.6],
+        ),
+    ],
+)
+def test_of_frames_that_print_the_same_stamp_one_is_shown(
+    folder, writer, annotation, times_s, shown_s
+):
+    stutter = clip_of(times_s, annotation)
+    assert show(folder, stutter, writer, max_frames=8, max_tokens=4096).times_s == shown_s
+
+
+def test_a_question_that_does_not_fit_is_named(folder, writer):
     with pytest.raises(DataError, match="example clip takes .* tokens .* expected at most 20"):
         show(folder, clip_of([0.0], COUNT), writer, max_frames=8, max_tokens=20)

@@ -1,5 +1,6 @@
 """From bags to data sets by the command: labels by source, hard clips first, Ray, kills."""
 
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.training.data.dataset import Dataset
 from molmo2_ros.training.data.example import Task
 from molmo2_ros.training.logs.from_bags import BagJob, from_bags
+from molmo2_ros.training.logs.labellers import LabelWish
 from molmo2_ros.training.logs.spoken import LogTopics
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +27,7 @@ import os, signal
 from pathlib import Path
 import cv2
 import numpy as np
-from molmo2_ros.errors import AnswerError
+from molmo2_ros.errors import AnswerError, ServerError
 from molmo2_ros.training.logs.labellers import MadeLabels, MadePoint
 
 class Square:
@@ -38,6 +40,12 @@ class Square:
             if not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if self.argument.startswith("away=") and Path(self.argument[5:]).exists():
+            raise ServerError("no answer from http://gpu:8000", may_pass=True)
+        if self.argument == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.argument == "refuse":
+            raise ServerError("refuses the request", status=400)
         if self.argument == "fail":
             raise AnswerError("this clip is beyond me")
         points = []
@@ -150,15 +158,46 @@ def test_a_second_labeller_adds_to_what_the_first_made_and_nothing_is_done_twice
     assert [annotation.label for annotation in example.annotations] == ["one", "two"]
 
 
-def test_clips_that_a_labeller_cannot_label_are_counted_and_no_examples(tmp_path, capsys):
+@pytest.mark.parametrize("how", ["fail", "refuse"])
+def test_clips_that_a_labeller_cannot_label_are_counted_and_no_examples(tmp_path, capsys, how):
     bag = drive(tmp_path / "drive")
 
-    code = run(bag, tmp_path / "out", "--topic", TOPIC, "--label", "square_labels:Square=fail:x")
+    code = run(bag, tmp_path / "out", "--topic", TOPIC, "--label", f"square_labels:Square={how}:x")
 
     assert code == 0
     assert "5 clips failed" in capsys.readouterr().out
     with pytest.raises(DataError, match="has no example"):
         Dataset.open(tmp_path / "out" / "train")
+
+
+def test_a_labeller_that_is_away_is_told_and_asked_about_the_same_clips_again(tmp_path, capsys):
+    bag, away = drive(tmp_path / "drive"), tmp_path / "away"
+    wish = f"square_labels:Square=away={away}:it"
+    assert run(bag, tmp_path / "whole", "--topic", TOPIC, "--label", wish) == 0
+    away.touch()
+
+    assert run(bag, tmp_path / "out", "--topic", TOPIC, "--label", wish) == 1
+    told = capsys.readouterr().out
+    assert "5 clips with" in told
+    assert "error: ServerError: no answer from http://gpu:8000" in told
+    away.unlink()
+    assert run(bag, tmp_path / "out", "--topic", TOPIC, "--label", wish) == 0
+
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+
+
+def test_a_damaged_file_of_a_log_is_told_with_the_cure(tmp_path, capsys):
+    bag = drive(tmp_path / "drive")
+    run(bag, tmp_path / "out", "--topic", TOPIC)
+    (file,) = (tmp_path / "out").glob("logs/*/clips.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], b"\0" * 20 + b"\n", *lines[2:]]))  # as a power cut leaves
+
+    assert run(bag, tmp_path / "out", "--topic", TOPIC) == 2
+    assert "clips.jsonl is damaged in line 2" in capsys.readouterr().err
+    file.unlink()
+    assert run(bag, tmp_path / "out", "--topic", TOPIC) == 0
+    assert file.read_bytes() == b"".join(lines)
 
 
 def test_one_bad_bag_costs_no_other_and_all_bad_ones_are_an_error(tmp_path, capsys):
@@ -186,9 +225,9 @@ def test_the_same_bag_twice_is_refused(tmp_path):
 
 
 def everything(out):
-    """All files of a folder, without what names the folder itself."""
+    """Digests of all files of a folder, without what names the folder itself."""
     return {
-        str(p.relative_to(out)): p.read_bytes()
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(out.rglob("*"))
         if p.is_file() and p.name not in ("report.json", "dataset.json")
     }
@@ -211,6 +250,27 @@ def test_ray_makes_the_same_as_one_core_though_a_worker_is_killed(tmp_path, thre
     assert code == 0, capfd.readouterr()
     assert marker.exists(), "no worker was killed"
     assert everything(tmp_path / "two") == everything(tmp_path / "one")
+
+
+def test_a_bag_whose_worker_dies_each_time_costs_no_other(tmp_path, three_bags):
+    jobs = [
+        BagJob(
+            bag=bag,
+            topics=LogTopics(image=TOPIC),
+            out=tmp_path / "out",
+            wishes=(LabelWish(name="square_labels:Square", argument=how, phrase="it"),),
+        )
+        for bag, how in zip(three_bags, ("", "die", ""), strict=True)
+    ]
+
+    outcomes = {outcome.bag: outcome for outcome in from_bags(jobs, workers=2)}
+
+    assert len(outcomes) == 3
+    assert [bool(outcomes[str(bag)].error) for bag in three_bags] == [False, True, False]
+    died = outcomes[str(three_bags[1])]
+    assert died.report is None
+    assert died.error.startswith("its worker died 4 times")
+    assert all(outcomes[str(bag)].labels["labelled"] for bag in three_bags[::2])
 
 
 def test_a_killed_command_goes_on_without_doing_a_bag_again(tmp_path, three_bags):

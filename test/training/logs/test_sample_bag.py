@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from benchmarks.recorded_bags import (
     NS,
     START_NS,
     TOPIC,
+    TYPES,
     camera,
     jpeg,
     raw,
@@ -65,6 +67,23 @@ def test_a_recorded_jpeg_is_kept_byte_for_byte(tmp_path):
 
     stored = (tmp_path / "out" / "train" / clips[0].frames[1]).read_bytes()
     assert stored in jpeg(scene(2), START_NS + 200_000_000)[1]
+
+
+def swapped(image, stamp_ns):
+    """As image_transport's oldest publishers store a picture, which say so in its format."""
+    kind, data = jpeg(image[..., ::-1], stamp_ns)
+    message = TYPES.deserialize_cdr(data, kind)
+    message.format = "rgb8; jpeg compressed rgb8"
+    return kind, bytes(TYPES.serialize_cdr(message, kind))
+
+
+def test_a_recorded_jpeg_with_its_channels_swapped_is_kept_in_its_true_colours(tmp_path):
+    _, clips = make_clips(tmp_path, camera(10, make=swapped))
+
+    error = np.abs(picture(tmp_path, clips[0], 1).astype(int) - scene(2))
+    assert error.mean() < 5
+    wrong = np.abs(picture(tmp_path, clips[0], 1)[..., ::-1].astype(int) - scene(2))
+    assert wrong.mean() > 10
 
 
 def test_sets_are_cut_by_time_with_a_gap_between(tmp_path):
@@ -411,6 +430,38 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
     assert report["skips"]["counts"] == {
         "undecodable picture": 1, "stamp that runs backwards": 1, "other size or camera": 2,
     }  # fmt: skip
+
+
+def test_a_run_goes_on_behind_every_clip_as_if_it_had_not_ended(tmp_path):
+    """Each kind of thing that ends a clip, is left out or is noted; many messages at one time."""
+    messages = [
+        *camera(40),
+        *camera(30, first=10),  # the clock begins anew
+        *camera(30, start_ns=START_NS + 9 * NS, first=3),  # after a hole
+        *camera(20, start_ns=START_NS + 12 * NS, size=(80, 60)),
+    ]
+    times_ns = [START_NS + number // 3 * 300_000_000 for number in range(len(messages))]
+    messages = [(t, at_ns, *rest) for at_ns, (t, _, *rest) in zip(times_ns, messages, strict=True)]
+    messages[24] = (*messages[24][:3], messages[24][3][:50])
+    messages += [
+        ("/recorder/corrections", times_ns[-1] + number,
+         *correction(START_NS + number * NS + 400_000_000, 40 if number % 2 else 999, 60))
+        for number in range(12)
+    ]  # fmt: skip
+    bag, whole = write_bag(tmp_path / "drive", messages), tmp_path / "whole"
+    settings = ClipSettings(fps=5.0, clip_s=1.0, held_out=0.3, border_gap_s=0.5)
+    report = sample_bag(bag, LogTopics(image=TOPIC), whole, settings)
+    assert len(report.skips["counts"]) == 6
+    expected = everything_below(whole)
+    (file,) = whole.glob("logs/*/clips.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+
+    for num_lines in range(len(lines)):
+        again = tmp_path / f"again_{num_lines}"
+        shutil.copytree(whole, again)
+        (again / file.relative_to(whole)).write_bytes(b"".join(lines[:num_lines]))
+        sample_bag(bag, LogTopics(image=TOPIC), again, settings)
+        assert differing(everything_below(again), expected) == [], f"from {num_lines} lines on"
 
 
 def test_a_full_disk_is_told_keeps_what_was_made_and_the_next_run_goes_on(

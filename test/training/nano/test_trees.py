@@ -12,7 +12,8 @@ from molmo2_ros.training.nano.model import (
     to_patches,
 )
 from molmo2_ros.training.nano.tokenizer import CHAT_TOKENS, VISUAL_TOKENS, train_nano_tokenizer
-from molmo2_ros.training.nano.trees import IGNORED, TreeWriter, tree_mask
+from molmo2_ros.training.nano.trees import TreeWriter, padded_mask
+from molmo2_ros.training.recipe.messages import IGNORED
 from molmo2_ros.training.scenes import clip_questions, locate, track_question
 
 STAMPS = (0.0, 0.5, 1.2)
@@ -93,7 +94,7 @@ def test_unrestarted_positions_are_noticed(model, tokenizer, example, monkeypatc
 def test_mask_shows_prefix_and_own_branch_and_all_visual_tokens():
     branch = torch.tensor([[0, 0, 0, 1, 1, 2, -1]])
     visual = torch.tensor([False, True, True, False, False, False, False])
-    mask = tree_mask(branch, visual)[0].int().tolist()
+    mask = padded_mask(branch, visual)[0].int().tolist()
     assert mask == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0],  # a visual token sees the visual token after it

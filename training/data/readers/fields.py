@@ -37,6 +37,17 @@ class Fields:
             raise self._wrong(name, value, "text")
         return value.strip()
 
+    def data(self, name: str) -> bytes:
+        """Bytes, such as those of an encoded picture.
+
+        Raises:
+            DataError: they are missing or none.
+        """
+        value = self._get(name)
+        if not isinstance(value, bytes):
+            raise self._wrong(name, value, "bytes")
+        return value
+
     def key(self, name: str) -> str:
         """An identity, which some files have as a number and others as text.
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from molmo2_ros.errors import DataError
@@ -18,6 +17,7 @@ from molmo2_ros.training.data.example import (
     Media,
     Task,
 )
+from molmo2_ros.training.data.media import load_picture
 from molmo2_ros.training.data.readers.fields import Fields, as_records
 from molmo2_ros.training.data.readers.mask import Mask, point_on_mask
 from molmo2_ros.training.data.readers.report import Why
@@ -98,10 +98,7 @@ def _bench(source: Source, row: Fields, number: int) -> Example | None:
 
 def _read_mask(path: Path) -> Mask:
     """True where any channel is above 127."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise DataError(f"{path} cannot be read as a picture")
-    return np.asarray(picture).max(axis=2) > 127
+    return load_picture(path).max(axis=2) > 127
 
 
 def _labelled(source: Source, row: Fields, number: int) -> Example | None:

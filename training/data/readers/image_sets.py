@@ -204,10 +204,7 @@ def _documents(
     annotations = tuple(_document_answer(pair, config, explain) for pair in row.records("qa_pairs"))
     paths = []
     for number, image in enumerate(row.records("images"), start=1):
-        data = image.values.get("bytes")
-        if not isinstance(data, bytes):
-            raise DataError(f"{image.place}: no bytes of a picture")
-        paths.append(source.needed_store().add_image(f"{name} {number}", data))
+        paths.append(source.needed_store().add_image(f"{name} {number}", image.data("bytes")))
     return Example(name=name, media=Media(images=tuple(paths)), annotations=annotations)
 
 

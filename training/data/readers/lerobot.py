@@ -192,11 +192,8 @@ def _pictures(
     frames: list[str] = []
     times_s: list[float] = []
     for frame in _data_rows(source.folder / relative, relative, camera, index):
-        picture = frame.record(camera).values.get("bytes")
-        if not isinstance(picture, bytes):
-            raise DataError(f"{frame.place}: no bytes of a picture in {camera}")
         name = f"episode {index} {camera} {len(frames)}"
-        frames.append(store.add_image(name, picture))
+        frames.append(store.add_image(name, frame.record(camera).data("bytes")))
         times_s.append(frame.number("timestamp"))
     if not frames:
         raise DataError(f"{relative} has no frame of episode {index}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from molmo2_ros.camera.encodings import read_encoded
 from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.training.data.file_name import safe_name
 from molmo2_ros.training.data.readers.mask import Mask
@@ -45,8 +46,10 @@ class MediaStore:
             DataError: the bytes are no picture.
             ConfigError: it cannot be written.
         """
-        if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
-            raise DataError(f"{name}: {len(data)} bytes that are no picture, expected PNG or JPEG")
+        if read_encoded(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
+            raise DataError(
+                f"{name}: {len(data)} bytes that are no whole picture, expected PNG or JPEG"
+            )
         suffix = ".png" if data.startswith(b"\x89PNG") else ".jpg"
         return self._write("images", name, suffix, data)
 

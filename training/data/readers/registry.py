@@ -94,6 +94,8 @@ def open_reader(
     read = _reader(kind)
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     _check_options(kind, read, options)
+    if not _fits(seed, int) or seed < 0:
+        raise ConfigError(f"option seed of {kind} is {seed!r}, expected a whole number from 0")
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder, expected that of a downloaded {kind}")

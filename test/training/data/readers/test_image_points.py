@@ -87,7 +87,12 @@ def test_point_bench_reports_what_cannot_be_measured(tmp_path, bench, write_tabl
         ),
         ("data.json, row 3", "media not found", "no file selected_images/spatial/two.jpg"),
         ("data.json, row 4", "malformed", "empty.png has no pixel above 127, expected a mask"),
-        ("data.json, row 5", "malformed", f"{broken} cannot be read as a picture"),
+        (
+            "data.json, row 5",
+            "malformed",
+            f"{broken} is no picture that OpenCV reads, or is cut off; copy it anew, or leave its "
+            "example out",
+        ),
         (
             "data.json, row 6",
             "malformed",

@@ -228,7 +228,7 @@ def test_rendered_documents_are_written_and_explained(tmp_path, write_table, rea
         (f"{place} 2", "malformed"),
         (f"{place} 3", "malformed"),
     ]
-    assert "10 bytes that are no picture" in skipped(report)[1][2]
+    assert "10 bytes that are no whole picture" in skipped(report)[1][2]
     terse, _ = read("molmo2-syn-multi-image-qa", store=out, configs=("doc",), explain=False)
     assert terse[0].annotations[0] == reply("Which is higher?", "Bar 2", "cosyn_doc")
 
