@@ -55,6 +55,7 @@ NO_ROSDEP_KEY = {"rosbags", "tokenizers"}  # README.md tells to install it with 
 NO_ROBOT_NEEDS = {
     "huggingface_hub",
     "importlinter",
+    "matplotlib",
     "moderngl",
     "onnx",
     "onnx_ir",
