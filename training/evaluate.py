@@ -30,6 +30,7 @@ from molmo2_ros.training.evaluation.rendered_scores import evaluate, report, wit
 from molmo2_ros.training.evaluation.rendered_truth import scored_scene
 from molmo2_ros.training.evaluation.report import Report
 from molmo2_ros.training.evaluation.result import Result, table
+from molmo2_ros.training.evaluation.segmenter import open_segmenter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset = None
         if options.dataset is not None:
             dataset = Dataset.open(options.dataset, options.source)
+        segmenter = None if options.sam2 is None else open_segmenter(options.sam2)
         opened = open_any(options.engine, threads=options.threads, dtype=options.dtype)
         written = None if options.report is None else Report(options.report)
         if dataset is not None:
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 limit=options.limit,
                 progress=show_progress,
                 report=written,
+                segmenter=segmenter,
             )
             title, result, notes = dataset.about.name, outcome.result, outcome.notes
             settings = {"dataset": str(options.dataset), **outcome.settings}
@@ -87,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source", action="append", help="with --dataset: whose labels; may be given again"
     )
+    parser.add_argument(
+        "--sam2", type=Path, metavar="FOLDER", help="with --dataset: checkpoint of SAM 2, for J&F"
+    )
     parser.add_argument("--scenes", type=int, default=500, help="rendered stills")
     parser.add_argument("--clips", type=int, help="rendered clips; default: as many as stills")
     parser.add_argument("--frames", type=int, default=8, help="frames of a rendered clip")
@@ -110,6 +116,8 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not belong together, before anything is opened."""
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit is {options.limit}, expected one example at least")
+    if options.sam2 is not None and options.dataset is None:
+        raise ConfigError("--sam2 makes masks of a data set's tracks, expected --dataset with it")
     if options.write and options.dataset is not None:
         raise ConfigError("--write keeps figures of rendered scenes, expected no --dataset with it")
     if options.write and not (engine_folder(options.engine) / FILE_NAME).exists():

@@ -29,6 +29,7 @@ _PREFIXES = (
     "counting",
     "tracking",
     "hota",
+    "j_and_f",
     "hidden_left_out",
     "ids_one_to_one",
     "absent",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from molmo2_ros.asking import AnyGrounder
 from molmo2_ros.training.data.dataset import Dataset
 from molmo2_ros.training.evaluation.asking import LeftOut, Progress, ask_dataset
 from molmo2_ros.training.evaluation.figures import summarise
+from molmo2_ros.training.evaluation.questions import Kind
 from molmo2_ros.training.evaluation.report import Report
 from molmo2_ros.training.evaluation.result import Result
 from molmo2_ros.training.evaluation.scoring import Scored, score_answered
+from molmo2_ros.training.evaluation.segmenter import Segmenter
 
 _NUM_SHOWN = 5  # reasons of each kind
 
@@ -76,10 +78,12 @@ def evaluate_dataset(
     limit: int | None = None,
     progress: Progress,
     report: Report | None = None,
+    segmenter: Segmenter | None = None,
 ) -> Outcome:
     """Ask all that a data set knows, and score the answers.
 
-    Args: as `ask_dataset`; `report` gets every question with its pictures.
+    Args: as `ask_dataset`; `report` gets every question with its pictures, `segmenter` makes masks
+        of tracks, for J&F.
 
     Raises:
         Molmo2Error: as `ask_dataset`.
@@ -88,6 +92,10 @@ def evaluate_dataset(
     scored: list[Scored] = []
     for answered in ask_dataset(grounder, dataset, left_out, limit=limit, progress=progress):
         one = score_answered(dataset.folder, answered)
+        if segmenter is not None and one.kind is Kind.TRACKING:
+            told, media = answered.asked.annotation, answered.example.media
+            masked = segmenter.measure(dataset.folder, told, media, answered.answer)
+            one = replace(one, measures={**one.measures, **masked})
         scored.append(one)
         if report is not None:
             frames = [frame.image for frame in answered.shown.frames]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -64,13 +64,25 @@ class PhrasingProbe:
     tallies: list[Tally] = field(default_factory=lambda: [Tally() for _ in range(NUM_PHRASINGS)])
 
     def __call__(self, number: int, scene: AskedScene) -> None:
-        """Ask about one scene."""
+        """Ask about one scene; it was asked in the first phrasing before."""
+        self.take(number, scene, 0, scene.answers)
+        for phrasing in range(1, NUM_PHRASINGS):
+            self.take(number, scene, phrasing, self.ask(scene, phrasing))
+
+    def ask(self, scene: AskedScene, phrasing: int) -> list[Answer]:
+        """The scene's questions in one of the phrasings of their families, from 0."""
         clip = as_clip(scene.clip)
-        for phrasing, tally in enumerate(self.tallies):
-            tally.scene = number
-            for question, said in zip(scene.questions, scene.answers, strict=True):
-                answer = self._ask(clip, question, phrasing) if phrasing else said
-                score_asked(scene, question, answer, tally)
+        with in_any_words(self.grounder):
+            return [self._ask(clip, question, phrasing) for question in scene.questions]
+
+    def take(
+        self, number: int, scene: AskedScene, phrasing: int, answers: Sequence[Answer]
+    ) -> None:
+        """Score answers to one phrasing of a scene's questions."""
+        tally = self.tallies[phrasing]
+        tally.scene = number
+        for question, answer in zip(scene.questions, answers, strict=True):
+            score_asked(scene, question, answer, tally)
 
     def add_to(self, result: Result) -> None:
         """The greatest difference of an F1 between phrasings, and each F1 by phrasing."""
@@ -97,8 +109,7 @@ class PhrasingProbe:
         text = _TEMPLATES[question.kind][phrasing].format(x=question.label)
         limit = token_limit(as_query(question, "native"), len(clip))
         query = Query(name="phrasing", kind=QueryKind.ASK, words=text)
-        with in_any_words(self.grounder):
-            answer = self.grounder.answer(clip, query, max_new_tokens=limit)
+        answer = self.grounder.answer(clip, query, max_new_tokens=limit)
         if question.kind == "count" and answer.count is None and answer.none:
             return replace(answer, count=0)  # as a counting query reads it
         return answer
@@ -128,19 +139,24 @@ class PairProbe:
 
     def __call__(self, number: int, scene: AskedScene) -> None:
         """Ask about one scene, if it holds such a pair."""
-        if scene.is_clip or not holds_held_out_pair(scene.clip.objects):
-            return
-        self.tally.scene = number
         clip = as_clip(scene.clip)
-        for pair in sorted({(o.category, o.colour) for o in scene.clip.objects}):
-            question = still_question(scene.sightings, "point", *pair, None)
-            if pair[1] == OWN_COLOUR or question is None or question.absent:
-                continue
+        for question, is_held_out in pair_questions(scene):
             answer = self.grounder.answer(clip, as_query(question, "pair"))
-            one = Tally()
-            score_asked(scene, question, answer, one)
-            is_held_out = pair in HELD_OUT_PAIRS
-            self.tally.add("held_out" if is_held_out else "seen", one.mean("pointing_f1"))
+            self.take(number, scene, question, answer, is_held_out)
+
+    def take(
+        self,
+        number: int,
+        scene: AskedScene,
+        question: Question,
+        answer: Answer,
+        is_held_out: bool,
+    ) -> None:
+        """Score one answer about a pair."""
+        one = Tally()
+        score_asked(scene, question, answer, one)
+        self.tally.scene = number
+        self.tally.add("held_out" if is_held_out else "seen", one.mean("pointing_f1"))
 
     def add_to(self, result: Result) -> None:
         """Both F1s and by how much the held-out one is lower."""
@@ -152,3 +168,15 @@ class PairProbe:
         gap = self.tally.mean("seen") - self.tally.mean("held_out")
         interval = joint_interval([seen, held_out], lambda means: means[0] - means[1])
         add_value(result, "held_out_pairs_gap", gap, interval, len(held_out.values))
+
+
+def pair_questions(scene: AskedScene) -> list[tuple[Question, bool]]:
+    """Pointing to each thing with a colour in a still that holds a held-out pair, and which are."""
+    if scene.is_clip or not holds_held_out_pair(scene.clip.objects):
+        return []
+    asked = []
+    for pair in sorted({(thing.category, thing.colour) for thing in scene.clip.objects}):
+        question = still_question(scene.sightings, "point", *pair, None)
+        if pair[1] != OWN_COLOUR and question is not None and not question.absent:
+            asked.append((question, pair in HELD_OUT_PAIRS))
+    return asked
