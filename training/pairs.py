@@ -52,7 +52,8 @@ def trained_without_pairs(checkpoint: Path) -> bool:
         path = checkpoint.resolve().parent / name
         if path.exists():
             told = json.loads(path.read_text(encoding="utf-8"))
-            return excludes_pairs(told["training"]["config"] if "training" in told else told)
+            told = told["training"]["config"] if "training" in told else told
+            return isinstance(told, dict) and excludes_pairs(told)
     return False
 
 

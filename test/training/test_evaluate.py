@@ -205,6 +205,26 @@ def test_the_table_names_every_figure_and_there_are_as_many_clips_as_stills(caps
     assert "2/2" in progress.rpartition("clips: 100%")[2]
 
 
+def test_a_report_of_rendered_scenes_has_its_plots_and_worst_answers(capsys, tmp_path):
+    options = ["--scenes", "3", "--frames", "3", "--seed", "5", "--no-phrasings", "--json"]
+    assert main([*options, "--report", str(tmp_path / "report")]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert "phrasing_spread" not in figures
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"failures.html", "by_size.png", "by_speed.png", "reliability.png"} <= names
+    page = (tmp_path / "report" / "failures.html").read_text(encoding="utf-8")
+    assert "Worst answers: molmo2-nano on rendered scenes" in page
+
+
+def test_options_that_do_not_belong_together_are_refused(capsys, tmp_path):
+    for options, message in (
+        (["--sam2", str(tmp_path)], "--sam2 makes masks of a data set's tracks"),
+        (["--write", "--engine", "http://localhost:1"], "--write needs an engine folder"),
+    ):
+        assert main(["--scenes", "1", *options]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_written_figures_change_nothing_else_in_the_manifest(capsys, tmp_path):
     folder = tmp_path / "engine"
     shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns("checkpoint"))

@@ -48,6 +48,7 @@ def test_a_question_is_held_out_by_its_words_in_the_singular_and_the_plural():
         ("config.json", {"seed": 0}, False),  # of before there was such a key
         ("manifest.json", {"training": {"config": {"exclude_pairs": True}}}, True),
         ("manifest.json", {"training": {"config": {}}}, False),
+        ("config.json", ["of", "something else"], False),
         ("else.json", {}, False),
     ],
 )

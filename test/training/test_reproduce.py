@@ -232,7 +232,7 @@ def test_what_was_not_measured_is_said_and_the_paper_s_gaps_are_left_open():
     assert rows["tracking_recall"].paper == {}
 
 
-def test_an_engine_that_cannot_be_asked_and_bad_calls_are_told(tmp_path, able, capsys):
+def test_an_engine_that_cannot_be_asked_and_bad_calls_are_told(tmp_path, capsys):
     data, work = tmp_path / "data", tmp_path / "work"
     data.mkdir()
     write_points(data)
