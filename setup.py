@@ -82,7 +82,7 @@ setup(
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={
         f"{PACKAGE}.engines": files_below("engines/nano"),
-        f"{PACKAGE}.training": files_below("training/configs"),
+        f"{PACKAGE}.training": files_below("training/configs") + files_below("training/reference"),
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

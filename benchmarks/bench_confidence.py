@@ -28,7 +28,8 @@ from molmo2_ros.errors import Molmo2Error  # noqa: E402
 from molmo2_ros.grounder import Grounder  # noqa: E402
 from molmo2_ros.runtime.engine import NANO, load_engine  # noqa: E402
 from molmo2_ros.training.calibrate import JudgedPoint, judged_points  # noqa: E402
-from molmo2_ros.training.evaluate import ask_held_out, show_progress  # noqa: E402
+from molmo2_ros.training.evaluation.context import show_progress  # noqa: E402
+from molmo2_ros.training.evaluation.rendered import ask_held_out  # noqa: E402
 from molmo2_ros.training.held_out import FIRST_FIT_SEED  # noqa: E402
 from molmo2_ros.training.metrics import (  # noqa: E402
     ReliabilityBin,

@@ -23,7 +23,8 @@ from molmo2_ros.errors import DataError, Molmo2Error
 from molmo2_ros.grounder import Grounder
 from molmo2_ros.runtime.engine import load_engine
 from molmo2_ros.runtime.manifest import CalibrationFacts, CurveFacts, Manifest
-from molmo2_ros.training.evaluate import STEP_S, AskedScene, Progress, ask_held_out, show_progress
+from molmo2_ros.training.evaluation.context import show_progress
+from molmo2_ros.training.evaluation.rendered import STEP_S, AskedScene, Progress, ask_held_out
 from molmo2_ros.training.held_out import FIRST_FIT_SEED
 from molmo2_ros.training.metrics import instance_at
 from molmo2_ros.training.scenes import SEEN

@@ -6,7 +6,10 @@ what "bottle" are can answer about a purple bottle; one that has learned pairs b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from molmo2_ros.simulation.objects import CATEGORIES, CATEGORY_NAMES, COLOUR_NAMES
 from molmo2_ros.simulation.world import SceneObject
@@ -37,3 +40,23 @@ def names_held_out_pair(label: str) -> bool:
     would learn that there never are.
     """
     return label in _LABELS
+
+
+def trained_without_pairs(checkpoint: Path) -> bool:
+    """Whether a checkpoint's training kept the held-out pairs out of view, as far as it is told.
+
+    Args:
+        checkpoint: in the folder of a run, or in that of an engine with a manifest.
+    """
+    for name in ("manifest.json", "config.json"):
+        path = checkpoint.resolve().parent / name
+        if path.exists():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            told = told["training"]["config"] if "training" in told else told
+            return isinstance(told, dict) and excludes_pairs(told)
+    return False
+
+
+def excludes_pairs(config: Mapping[str, Any]) -> bool:
+    """Whether a training's configuration says so; one that says nothing had them in view."""
+    return bool(config.get("exclude_pairs", False))

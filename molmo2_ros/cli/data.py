@@ -72,9 +72,13 @@ def _add_view(kinds: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     with _needs_training():
-        from molmo2_ros.training.data.convert import convert
+        from molmo2_ros.training.data.convert import convert, read_options
     report = convert(
-        options.kind, options.folder, options.out, media=options.media, options=options.option
+        options.kind,
+        options.folder,
+        options.out,
+        media=options.media,
+        options=read_options(options.option),
     )
     print("\n".join(report.lines()))
     return 0

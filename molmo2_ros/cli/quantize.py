@@ -127,7 +127,8 @@ def _gauge(options: argparse.Namespace) -> Gauge:
     """
     from molmo2_ros.engines.quantization import Gauge
     from molmo2_ros.grounder import Grounder
-    from molmo2_ros.training import evaluate
+    from molmo2_ros.training.evaluation.context import show_progress
+    from molmo2_ros.training.evaluation.rendered_scores import ERRORS, evaluate, report
 
     if options.scenes < 1 or not 0 <= options.largest_drop <= 1:
         raise EngineError(
@@ -136,19 +137,19 @@ def _gauge(options: argparse.Namespace) -> Gauge:
         )
 
     def measure(engine: Any) -> Any:
-        tally = evaluate.evaluate(
+        tally = evaluate(
             Grounder(engine),
             seed=options.seed,
             num_stills=options.scenes,
             num_clips=options.scenes,
-            progress=evaluate.show_progress,
+            progress=show_progress,
         )
-        result = evaluate.report(tally)
+        result = report(tally)
         return result["figures"], result["cases"]
 
     return Gauge(
         measure=measure,
-        errors=evaluate.ERRORS,
+        errors=ERRORS,
         largest_drop=options.largest_drop,
         scenes=options.scenes,
         seed=options.seed,

@@ -54,6 +54,6 @@ def local():
 
 @pytest.fixture(scope="session")
 def clip():
-    """Four frames of the simulated table, half a second apart as in training: a red mug, a lemon."""
+    """Four frames of the simulated table, half a second apart as in training."""
     source = TableSource(seed=0, width=320, height=240, rate_hz=2.0)
     return Clip(tuple(source.read() for _ in range(4)))

@@ -17,7 +17,7 @@ from molmo2_ros.runtime.engine import NANO, load_engine
 from molmo2_ros.runtime.manifest import FILE_NAME, CalibrationFacts, Manifest
 from molmo2_ros.simulation.objects import CATEGORY_NAMES, OWN_COLOUR
 from molmo2_ros.training.calibrate import fit, fit_curve, judged_points, main
-from molmo2_ros.training.evaluate import AskedScene, as_clip, as_query, ask_held_out
+from molmo2_ros.training.evaluation.rendered import AskedScene, as_clip, as_query, ask_held_out
 from molmo2_ros.training.held_out import FIRST_FIT_SEED
 from molmo2_ros.training.scenes import locate, still_question
 

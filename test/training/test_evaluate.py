@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -13,13 +12,12 @@ from molmo2_ros.grounder import Grounder
 from molmo2_ros.runtime.engine import NANO, load_engine
 from molmo2_ros.runtime.manifest import Manifest
 from molmo2_ros.simulation.objects import CATEGORY_NAMES, COLOUR_NAMES, OWN_COLOUR
-from molmo2_ros.training.evaluate import (
+from molmo2_ros.training.evaluate import main
+from molmo2_ros.training.evaluation.rendered import as_clip, as_query
+from molmo2_ros.training.evaluation.rendered_scores import (
     Tally,
-    as_clip,
-    as_query,
     evaluate,
     is_valid,
-    main,
     report,
     score_still,
     score_track,
@@ -55,7 +53,7 @@ def answered(question, clip, text, **changes):
 
 def score(track, coords):
     clip, sightings, question = track
-    tally = Tally(scores=defaultdict(list))
+    tally = Tally()
     text = f'<tracks coords="{coords}">lemon</tracks>'
     score_track(question, answered(question, clip, text), clip, sightings, tally)
     return tally.mean("tracking_f1"), tally.mean("hidden_left_out")
@@ -77,7 +75,7 @@ def test_a_track_is_scored_frame_by_frame(track, coords, f1, left_out):
 def test_a_single_point_is_scored_by_the_mask_and_counts_by_equality(make_clip, make_thing):
     clip = make_clip([make_thing("lemon"), make_thing("lemon")], [[LEFT, RIGHT]])
     sightings = locate(clip)
-    tally = Tally(scores=defaultdict(list))
+    tally = Tally()
     both = still_question(sightings, "point_all", LEMON, OWN_COLOUR, None)
     one_found = '<points coords="0.0 1 180 420">lemons</points>'
     score_still(both, answered(both, clip, one_found), clip, sightings, tally)
@@ -97,7 +95,7 @@ def test_what_was_found_in_a_still_is_shown_by_area_and_by_visible_fraction(make
     # 30 x 30 pixels, whole; 10 x 15 pixels, 40 % of it visible. The first is found.
     boxes, fraction = [(20, 60, 50, 90), (120, 60, 130, 75)], [[1.0, 0.4]]
     clip = make_clip([make_thing("lemon")] * 2, [boxes], fraction)
-    sightings, tally = locate(clip), Tally(scores=defaultdict(list))
+    sightings, tally = locate(clip), Tally()
     both = still_question(sightings, "point_all", LEMON, OWN_COLOUR, None)
     text = '<points coords="0.0 1 200 440">lemons</points>'
     score_still(both, answered(both, clip, text), clip, sightings, tally)
@@ -116,7 +114,7 @@ def test_what_was_found_in_a_clip_is_shown_by_area_and_by_visible_fraction(make_
     # count. The first and the third are found.
     boxes = [[LEFT], [LEFT], [(20, 60, 40, 72)], [LEFT]]
     clip = make_clip([make_thing("lemon")], boxes, [[1.0], [0.6], [0.4], [0.25]])
-    sightings, tally = locate(clip), Tally(scores=defaultdict(list))
+    sightings, tally = locate(clip), Tally()
     question = track_question(sightings, (0.0, 0.5, 1.0, 1.5), LEMON, OWN_COLOUR, None)
     text = '<tracks coords="0.0 1 180 420;1.0 1 180 380">lemon</tracks>'
     score_track(question, answered(question, clip, text), clip, sightings, tally)
@@ -133,7 +131,7 @@ def test_what_was_found_in_a_clip_is_shown_by_area_and_by_visible_fraction(make_
 
 def test_absent_things_are_told_apart_by_what_is_wrong_with_them(make_clip, make_thing):
     clip = make_clip([make_thing("mug", "yellow"), make_thing("book", "red")], [[LEFT, RIGHT]])
-    sightings, tally = locate(clip), Tally(scores=defaultdict(list))
+    sightings, tally = locate(clip), Tally()
     texts = ("There are none.", '<points coords="0.0 1 180 420">x</points>')
     for thing, hard, text in (
         ((LEMON, OWN_COLOUR), False, texts[0]),
@@ -189,6 +187,9 @@ def test_json_holds_figures_cases_and_where_they_were_made(capsys):
     assert {"figures", "low", "high", "cases", "settings", "commit", "date", "versions"} <= set(
         result
     )
+    assert set(result["figures"]) <= set(result["low"]) & set(result["high"]) & set(result["cases"])
+    assert "phrasing_spread" in result["figures"]
+    assert result["settings"]["held_out_pairs"] == "not excluded"
     assert result["settings"]["seed"] == 0
     assert result["settings"]["clips"] == 1
     assert all(0 <= value <= 1 for value in result["figures"].values())
@@ -202,6 +203,26 @@ def test_the_table_names_every_figure_and_there_are_as_many_clips_as_stills(caps
     assert re.search(r"\ntrack visible >= 0\.9 +\d\.\d{3} +\d+\n", out)
     assert "clips: 100%" in progress
     assert "2/2" in progress.rpartition("clips: 100%")[2]
+
+
+def test_a_report_of_rendered_scenes_has_its_plots_and_worst_answers(capsys, tmp_path):
+    options = ["--scenes", "3", "--frames", "3", "--seed", "5", "--no-phrasings", "--json"]
+    assert main([*options, "--report", str(tmp_path / "report")]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert "phrasing_spread" not in figures
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"failures.html", "by_size.png", "by_speed.png", "reliability.png"} <= names
+    page = (tmp_path / "report" / "failures.html").read_text(encoding="utf-8")
+    assert "Worst answers: molmo2-nano on rendered scenes" in page
+
+
+def test_options_that_do_not_belong_together_are_refused(capsys, tmp_path):
+    for options, message in (
+        (["--sam2", str(tmp_path)], "--sam2 makes masks of a data set's tracks"),
+        (["--write", "--engine", "http://localhost:1"], "--write needs an engine folder"),
+    ):
+        assert main(["--scenes", "1", *options]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_written_figures_change_nothing_else_in_the_manifest(capsys, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 
 from molmo2_ros.errors import DataError
 from molmo2_ros.training import held_out
-from molmo2_ros.training.evaluate import as_query
+from molmo2_ros.training.evaluation.rendered import as_query
 from molmo2_ros.training.held_out import (
     clip_test_questions,
     held_out_clips,

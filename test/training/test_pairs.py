@@ -1,11 +1,16 @@
 """The pairs that training leaves out: few, and nothing is left out with them."""
 
+import json
+
+import pytest
+
 from molmo2_ros.simulation.objects import CATEGORIES, COLOUR_NAMES
 from molmo2_ros.training.pairs import (
     ALL_PAIRS,
     HELD_OUT_PAIRS,
     holds_held_out_pair,
     names_held_out_pair,
+    trained_without_pairs,
 )
 
 
@@ -33,3 +38,22 @@ def test_a_question_is_held_out_by_its_words_in_the_singular_and_the_plural():
     assert names_held_out_pair("green books")
     assert not names_held_out_pair("books")
     assert not names_held_out_pair("red book")
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "without"),
+    [
+        ("config.json", {"exclude_pairs": True}, True),  # of a run
+        ("config.json", {"exclude_pairs": False}, False),
+        ("config.json", {"seed": 0}, False),  # of before there was such a key
+        ("manifest.json", {"training": {"config": {"exclude_pairs": True}}}, True),
+        ("manifest.json", {"training": {"config": {}}}, False),
+        ("config.json", ["of", "something else"], False),
+        ("else.json", {}, False),
+    ],
+)
+def test_whether_a_checkpoint_has_seen_the_held_out_pairs_is_told_beside_it(
+    tmp_path, name, told, without
+):
+    (tmp_path / name).write_text(json.dumps(told))
+    assert trained_without_pairs(tmp_path / "checkpoint") is without

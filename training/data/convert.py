@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def convert(
     out: Path,
     *,
     media: Path | None = None,
-    options: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    limit: int | None = None,
 ) -> ReadReport:
     """Read a downloaded data set and write it; started again, it goes on behind what is there.
 
@@ -29,7 +31,8 @@ def convert(
         folder: of its tables.
         out: of the new data set; pictures and masks from inside tables are written there.
         media: where its videos or images lie; None: in `folder`.
-        options: of the reader, `key=value` each, the value in YAML.
+        options: of the reader, by name.
+        limit: examples at most; None for all.
 
     Returns:
         how many examples, and which rows gave none.
@@ -39,17 +42,20 @@ def convert(
         DataError: files that cannot be read, or no space is left.
     """
     report = ReadReport()
-    examples = open_reader(
-        kind, folder, media=media, store=out, report=report, **_read_options(options)
-    )
+    examples = open_reader(kind, folder, media=media, store=out, report=report, **(options or {}))
     with DatasetWriter(out, name=kind) as writer:
-        for example in examples:
+        for example in itertools.islice(examples, limit):
             if example.name not in writer:
                 writer.add(example)
     return report
 
 
-def _read_options(options: Sequence[str]) -> dict[str, Any]:
+def read_options(options: Sequence[str]) -> dict[str, Any]:
+    """Options as a command line has them: `key=value` each, the value in YAML.
+
+    Raises:
+        ConfigError: one without a value.
+    """
     taken = inspect.signature(open_reader).parameters.keys() - {"seed"}
     read: dict[str, Any] = {}
     for option in options:

@@ -36,6 +36,11 @@ class Task(str, Enum):
         """Whether the answer is written from objects and not from `answer`."""
         return self not in (Task.REPLY, Task.CAPTION)
 
+    @property
+    def is_track(self) -> bool:
+        """Whether the answer follows objects through a clip."""
+        return self in (Task.TRACK, Task.TRACK_FROM_POINT)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
@@ -99,6 +104,7 @@ class LabelledPoint:
         image: among still images: its number, from 1.
         visible: False where the object is known to be hidden or out of the picture there; no
             answer has a point then, and `x`, `y` are ignored.
+        visible_fraction: 0..1, how much of it nothing hides, where that is known.
 
     Raises:
         DataError: a value is out of range.
@@ -109,6 +115,7 @@ class LabelledPoint:
     time_s: float | None = None
     image: int | None = None
     visible: bool = True
+    visible_fraction: float | None = None
 
     def __post_init__(self) -> None:
         if (self.time_s is None) == (self.image is None):
@@ -124,6 +131,8 @@ class LabelledPoint:
                 f"point at x {self.x:g}, y {self.y:g} is outside the picture, expected 0..1 of its "
                 "width and height"
             )
+        if self.visible_fraction is not None and not 0 <= self.visible_fraction <= 1:
+            raise DataError(f"visible_fraction is {self.visible_fraction:g}, expected 0..1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,6 +124,30 @@ def with_own_stamps(times_s: Sequence[float]) -> list[int]:
     return [i for i, stamp in enumerate(stamps) if i == 0 or stamp != stamps[i - 1]]
 
 
+def each_frame(folder: Path, media: Media) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+    """All frames of a clip, one at a time.
+
+    Args:
+        folder: of the data set.
+        media: a video, or frames with their times.
+
+    Yields:
+        seconds from the clip's beginning, and uint8 [H, W, 3] RGB.
+
+    Raises:
+        DataError: as `load_clip`.
+    """
+    if media.video is None:
+        for time_s, name in zip(media.times_s, media.frames, strict=True):
+            yield time_s - media.times_s[0], load_picture(folder / name)
+        return
+    path = folder / media.video
+    with _opened(path) as video:
+        fps, first, last = _span(video, path, media)
+        for number, image in enumerate(_frames(video, range(first, last + 1), path)):
+            yield number / fps, image
+
+
 def load_images(folder: Path, media: Media) -> list[npt.NDArray[np.uint8]]:
     """Still images, uint8 [H, W, 3] RGB each.
 
@@ -154,22 +178,28 @@ def load_picture(path: Path) -> npt.NDArray[np.uint8]:
 
 def _load_video(path: Path, media: Media, sampling: Sampling) -> LoadedClip:
     with _opened(path) as video:
-        fps = video.get(cv2.CAP_PROP_FPS)
-        count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        if not fps > 0 or count < 1:
-            raise DataError(f"{path} has {count} frames at {fps} fps; it is broken, or no video")
-        first, last = round(media.start_s * fps), count - 1
-        if media.end_s is not None:
-            last = min(last, round(media.end_s * fps))
-        if first > last:
-            raise DataError(
-                f"{path} ends after {(count - 1) / fps:.2f} s, the clip begins at {media.start_s} s"
-            )
+        fps, first, last = _span(video, path, media)
         times = sample_times((last - first) / fps, fps, sampling)
         nearest = sorted({first + round(t * fps) for t in times})
         numbers = [nearest[i] for i in with_own_stamps([(n - first) / fps for n in nearest])]
         frames = list(_frames(video, numbers, path))
     return LoadedClip(frames=frames, times_s=[(number - first) / fps for number in numbers])
+
+
+def _span(video: cv2.VideoCapture, path: Path, media: Media) -> tuple[float, int, int]:
+    """Frames a second, and the numbers of the clip's first and last frame."""
+    fps = video.get(cv2.CAP_PROP_FPS)
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    if not fps > 0 or count < 1:
+        raise DataError(f"{path} has {count} frames at {fps} fps; it is broken, or no video")
+    first, last = round(media.start_s * fps), count - 1
+    if media.end_s is not None:
+        last = min(last, round(media.end_s * fps))
+    if first > last:
+        raise DataError(
+            f"{path} ends after {(count - 1) / fps:.2f} s, the clip begins at {media.start_s} s"
+        )
+    return fps, first, last
 
 
 @contextmanager

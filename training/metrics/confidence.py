@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,23 +10,76 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Values that are averaged, and what each belongs to, such as a picture.
+
+    Values of one group are resampled together: questions about one picture fail together.
+    """
+
+    values: Sequence[float]
+    groups: Sequence[Hashable]
+
+
 def bootstrap_interval(
-    values: Sequence[float], *, seed: int = 0, rounds: int = 1000
+    values: Sequence[float],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    rounds: int = 1000,
 ) -> tuple[float, float]:
     """95 % confidence interval of a mean, by resampling.
 
     Args:
         values: one per question or clip.
+        groups: as in Cases; None: each value by itself.
         seed: of the resampling.
         rounds: how many resamples.
     """
-    if not values:
+    cases = Cases(values, range(len(values)) if groups is None else groups)
+    return joint_interval([cases], lambda means: means[0], seed=seed, rounds=rounds)
+
+
+def joint_interval(
+    cases: Sequence[Cases],
+    combine: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    *,
+    seed: int = 0,
+    rounds: int = 1000,
+) -> tuple[float, float]:
+    """95 % confidence interval of what is made of several means, by resampling their groups.
+
+    Args:
+        cases: of each mean; a group that is drawn is drawn for all of them.
+        combine: makes [rounds] of [C, rounds] means, such as their differences.
+        seed: of the resampling.
+        rounds: how many resamples.
+
+    Returns:
+        NaN for both where a mean has no case.
+    """
+    if not all(len(each.values) for each in cases):
         return (float("nan"), float("nan"))
+    numbers: dict[Hashable, int] = {}
+    for each in cases:
+        for group in each.groups:
+            numbers.setdefault(group, len(numbers))
     rng = np.random.default_rng(seed)
-    array = np.asarray(values, float)
-    means = array[rng.integers(len(array), size=(rounds, len(array)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    drawn = rng.integers(len(numbers), size=(rounds, len(numbers)))
+    with np.errstate(invalid="ignore"):  # a resample may have no case of a small set
+        means = np.stack([_resampled(each, numbers, drawn) for each in cases])
+        low, high = np.nanpercentile(combine(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+def _resampled(
+    cases: Cases, numbers: Mapping[Hashable, int], drawn: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    group_N = np.array([numbers[group] for group in cases.groups])
+    sum_G = np.bincount(group_N, np.asarray(cases.values, float), len(numbers))
+    num_G = np.bincount(group_N, minlength=len(numbers))
+    means: npt.NDArray[np.float64] = sum_G[drawn].sum(1) / num_G[drawn].sum(1)
+    return means
 
 
 def brier_score(probabilities: npt.ArrayLike, outcomes: npt.ArrayLike) -> float:

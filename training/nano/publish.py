@@ -25,13 +25,8 @@ from molmo2_ros.simulation.motion import sample_clip
 from molmo2_ros.simulation.objects import CATEGORIES
 from molmo2_ros.simulation.world import World
 from molmo2_ros.training.calibrate import fit
-from molmo2_ros.training.evaluate import (
-    evaluate,
-    git_commit,
-    report,
-    show_progress,
-    with_metrics,
-)
+from molmo2_ros.training.evaluation.context import git_commit, show_progress
+from molmo2_ros.training.evaluation.rendered_scores import evaluate, report, with_metrics
 from molmo2_ros.training.held_out import FIRST_FIT_SEED, FIRST_WORLD, clip_test_questions
 from molmo2_ros.training.nano.card import CURVES, EVALUATION, write_card
 from molmo2_ros.training.scenes import locate

@@ -51,6 +51,7 @@ from molmo2_ros.training.nano.pool import render_pool
 from molmo2_ros.training.nano.rank import device_of, shares_of
 from molmo2_ros.training.nano.schedule import learning_rate
 from molmo2_ros.training.nano.tokenizer import train_nano_tokenizer
+from molmo2_ros.training.pairs import trained_without_pairs
 
 log = logging.getLogger("train")
 
@@ -347,21 +348,6 @@ def from_stage(config: TrainConfig, name: str | None) -> TrainConfig:
     if name not in names:
         raise ConfigError(f"no stage {name!r}, expected one of {', '.join(names)}")
     return replace(config, stages=(_HEADS, *config.stages[names.index(name) :]))
-
-
-def trained_without_pairs(checkpoint: Path) -> bool:
-    """Whether a checkpoint's training kept the held-out pairs out of view, as far as it is told.
-
-    Args:
-        checkpoint: in the folder of a run, or in that of an engine with a manifest.
-    """
-    for name in ("manifest.json", "config.json"):
-        path = checkpoint.resolve().parent / name
-        if path.exists():
-            told = json.loads(path.read_text(encoding="utf-8"))
-            told = told.get("training", {}).get("config", {}) if "training" in told else told
-            return bool(told.get("exclude_pairs", False))
-    return False
 
 
 def prepare_scenes(config: TrainConfig, folder: Path) -> None:

@@ -40,6 +40,7 @@ def test_media_that_contradict_themselves_are_refused(fields, message):
         ({"x": 0.1, "y": 0.1, "time_s": 0.0, "image": 1}, "has time 0.0 and image 1"),
         ({"x": 0.1, "y": 0.1, "image": 0}, "point in image 0"),
         ({"x": 0.1, "y": 0.1, "time_s": -0.5}, "point at -0.5 s"),
+        ({"x": 0.1, "y": 0.1, "time_s": 0, "visible_fraction": 1.1}, "visible_fraction is 1.1"),
     ],
 )
 def test_points_that_lie_nowhere_are_refused(fields, message):

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from molmo2_ros.errors import DataError
 from molmo2_ros.training.data.example import Media
-from molmo2_ros.training.data.media import Sampling, load_clip, load_images, sample_times
+from molmo2_ros.training.data.media import (
+    Sampling,
+    each_frame,
+    load_clip,
+    load_images,
+    sample_times,
+)
 
 DENSE = Sampling(fps=10.0, dense=True)
 
@@ -77,6 +83,17 @@ def test_a_video_is_shown_by_time(video):
     part = load_clip(video, Media(video="v.avi", start_s=1.0, end_s=2.0), DENSE)
     assert part.times_s == pytest.approx([i / 10 for i in range(11)])
     assert brightness(part.frames) == list(range(10, 21))
+
+
+def test_all_frames_of_a_clip_come_one_at_a_time(video, tmp_path):
+    part = list(each_frame(video, Media(video="v.avi", start_s=1.0, end_s=1.3)))
+    assert [time_s for time_s, _ in part] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert brightness([image for _, image in part]) == [10, 11, 12, 13]
+    for name, value in (("0.png", 40), ("1.png", 80)):
+        cv2.imwrite(str(tmp_path / name), np.full((20, 30, 3), value, np.uint8))
+    frames = list(each_frame(tmp_path, Media(frames=("0.png", "1.png"), times_s=(7.0, 7.6))))
+    assert [time_s for time_s, _ in frames] == pytest.approx([0.0, 0.6])
+    assert brightness([image for _, image in frames]) == [5, 10]
 
 
 def test_frames_and_images_are_rgb(tmp_path):

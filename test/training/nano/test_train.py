@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -12,7 +11,7 @@ from molmo2_ros.errors import ConfigError
 from molmo2_ros.training.nano.config import StageConfig, TrainConfig
 from molmo2_ros.training.nano.model import ModelConfig
 from molmo2_ros.training.nano.pool import Pool, PoolConfig, render_pool
-from molmo2_ros.training.nano.train import Trainer, from_stage, main, trained_without_pairs
+from molmo2_ros.training.nano.train import Trainer, from_stage, main
 
 CONFIG = TrainConfig(
     model=ModelConfig(vocab_size=576, vision_layers=2, text_layers=3),
@@ -153,21 +152,3 @@ def test_what_cannot_be_gone_on_with_is_refused(tmp_path, pool):
         ConfigError, match=r"cannot start from .*nano/checkpoint: (.|\n)*state_dict"
     ):
         trainer.start_from(ROOT / "engines" / "nano" / "checkpoint")  # which has more layers
-
-
-@pytest.mark.parametrize(
-    ("name", "told", "without"),
-    [
-        ("config.json", {"exclude_pairs": True}, True),  # of a run
-        ("config.json", {"exclude_pairs": False}, False),
-        ("config.json", {"seed": 0}, False),  # of before there was such a key
-        ("manifest.json", {"training": {"config": {"exclude_pairs": True}}}, True),
-        ("manifest.json", {"training": {"config": {}}}, False),
-        ("else.json", {}, False),
-    ],
-)
-def test_whether_a_checkpoint_has_seen_the_held_out_pairs_is_told_beside_it(
-    tmp_path, name, told, without
-):
-    (tmp_path / name).write_text(json.dumps(told))
-    assert trained_without_pairs(tmp_path / "checkpoint") is without

@@ -50,7 +50,12 @@ class _Video:
 
 
 def read_mevis(
-    source: Source, *, fps: int = 6, sampling_fps: int = 2, masks: bool = True
+    source: Source,
+    *,
+    fps: int = 6,
+    sampling_fps: int = 2,
+    masks: bool = True,
+    all_masks: bool = False,
 ) -> Iterator[Example]:
     """One example a video, with a branch for each expression.
 
@@ -61,6 +66,7 @@ def read_mevis(
         fps: of the frames.
         sampling_fps: rate of the answers, points and masks.
         masks: write the masks of the answered frames.
+        all_masks: write those of all frames, as J&F needs them.
 
     Raises:
         DataError: a split without ground truth, or files that cannot be read.
@@ -74,7 +80,7 @@ def read_mevis(
     runs = read_json(path)
     if not isinstance(runs, dict):
         raise DataError(f"{path} holds no record, expected masks by annotation")
-    reader = _ExpressionReader(source, source.folder, fps, sampling_fps, masks)
+    reader = _ExpressionReader(source, source.folder, fps, sampling_fps, masks, all_masks)
     yield from reader.read(source.folder / EXPRESSIONS, "anno_id", partial(_runs_of, runs))
 
 
@@ -85,6 +91,7 @@ def read_ref_youtube_vos(
     fps: int = 6,
     sampling_fps: int = 2,
     masks: bool = True,
+    all_masks: bool = False,
 ) -> Iterator[Example]:
     """The same for Ref-YouTube-VOS, whose masks are PNGs: a pixel's value is its object's number.
 
@@ -96,6 +103,7 @@ def read_ref_youtube_vos(
         fps: of the frames: every fifth of 30 a second.
         sampling_fps: rate of the answers, points and masks.
         masks: write the masks of the answered frames.
+        all_masks: write those of all frames, as J&F needs them.
 
     Raises:
         DataError: a split without ground truth, or files that cannot be read.
@@ -106,7 +114,7 @@ def read_ref_youtube_vos(
     folder = source.folder / split
     if not (folder / "Annotations").is_dir():
         raise DataError(f"{folder}/Annotations is missing: this split has no truth to learn")
-    reader = _ExpressionReader(source, folder, fps, sampling_fps, masks)
+    reader = _ExpressionReader(source, folder, fps, sampling_fps, masks, all_masks)
     yield from reader.read(
         source.folder / "meta_expressions" / split / EXPRESSIONS,
         "obj_id",
@@ -118,15 +126,22 @@ class _ExpressionReader:
     """What is the same for all videos of a split."""
 
     def __init__(
-        self, source: Source, folder: Path, fps: int, sampling_fps: int, masks: bool
+        self,
+        source: Source,
+        folder: Path,
+        fps: int,
+        sampling_fps: int,
+        masks: bool,
+        all_masks: bool,
     ) -> None:
         if fps < 1 or sampling_fps < 1 or fps % sampling_fps:
             raise ConfigError(
                 f"fps {fps} and sampling_fps {sampling_fps}, expected a multiple and its divisor"
             )
-        if masks:
+        if masks or all_masks:
             source.needed_store()
-        self._source, self._folder, self._masks = source, folder, masks
+        self._source, self._folder = source, folder
+        self._masks, self._all_masks = masks or all_masks, all_masks
         self._fps, self._sampling_fps = fps, sampling_fps
 
     def read(
@@ -205,13 +220,16 @@ class _ExpressionReader:
     def _object(self, video: _Video, key: str, mask_at: MaskAt) -> LabelledObject:
         """Where its mask is null or empty, the object is known not to be seen."""
         points, paths = [], []
-        for number in range(0, len(video.frames), video.step):
+        for number in range(0, len(video.frames), 1 if self._all_masks else video.step):
             time_s, mask = number / video.fps, mask_at(number)
+            is_answered = number % video.step == 0
             found = None if mask is None else point_on_mask(mask)
             if mask is None or found is None:
-                points.append(LabelledPoint(time_s=time_s, visible=False))
+                if is_answered:
+                    points.append(LabelledPoint(time_s=time_s, visible=False))
                 continue
-            points.append(LabelledPoint(x=found[0], y=found[1], time_s=time_s))
+            if is_answered:
+                points.append(LabelledPoint(x=found[0], y=found[1], time_s=time_s))
             if self._masks:
                 name = f"{video.name} {key} {video.frames[number]}"
                 paths.append((time_s, self._source.needed_store().add_mask(name, mask)))

@@ -116,6 +116,17 @@ def test_points_alone_need_no_place_for_masks(write_table, touch, read):
         read("mevis", masks=False, sampling_fps=4)
 
 
+def test_masks_of_all_frames_may_be_kept_beside_the_points_of_the_answered_ones(
+    tmp_path, write_table, touch, read, read_mask
+):
+    write_mevis(write_table, touch, {"0": expression("the one moving right", 11)})
+    (example,), _ = read("mevis", store=tmp_path / "out", sampling_fps=1, all_masks=True)
+    (right,) = example.annotations[0].objects
+    assert [point.time_s for point in right.points] == [0.0, 1.0]
+    assert [time_s for time_s, _ in right.masks] == [n / 6 for n in range(7)]
+    assert np.array_equal(read_mask(tmp_path / "out" / right.masks[5][1]), RIGHT[5])
+
+
 def test_expressions_that_cannot_be_used_are_reported(write_table, touch, read, skipped):
     masks = {**MASKS, "13": MASKS["11"][:3], "14": [{"size": [2, 2], "counts": "~"}] * 7}
     good = expression("the one moving right", 11)
