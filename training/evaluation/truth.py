@@ -24,7 +24,7 @@ from molmo2_ros.training.data.example import (
     Task,
 )
 from molmo2_ros.training.data.media import USUAL_FPS, load_picture
-from molmo2_ros.training.metrics.pointing import Mask, TimedTruth
+from molmo2_ros.training.metrics.pointing import Mask, TimedTruth, in_mask
 
 NEAR = 0.05  # of the picture's diagonal: how near a point must come where no mask decides
 _DISC_SIDE = 320  # pixels of the longer side on which such a neighbourhood is drawn
@@ -103,6 +103,17 @@ class Truth:
     size: float | None = None
     visible_fraction: float | None = None
     speed: float | None = None
+
+    def holds(self, at: float, x: float, y: float) -> bool:
+        """Whether a point lies on an object that is asked for.
+
+        Args:
+            at: of the place; nothing is at one that the truth does not have.
+            x: 0..1 of the width.
+            y: 0..1 of the height.
+        """
+        place = next((place for place in self.places if place.at == at), None)
+        return place is not None and any(in_mask(place.masks[key], x, y) for key in place.masks)
 
     def timed(self) -> list[TimedTruth]:
         """Each object of a clip with its first point, and its masks by stamp."""

@@ -22,6 +22,7 @@ from molmo2_ros.training.data.example import (
 )
 from molmo2_ros.training.evaluate import main
 from molmo2_ros.training.evaluation.any_engine import open_any
+from molmo2_ros.training.evaluation.asking import LeftOut, ask_dataset
 from molmo2_ros.training.evaluation.on_dataset import evaluate_dataset
 
 FIGURES = {
@@ -43,13 +44,15 @@ def run(grounder, folder, **options):
     return evaluate_dataset(grounder, Dataset.open(folder), progress=quietly, **options)
 
 
-def write(folder, *annotations, video=False, num_frames=3, size=(60, 80)):
+def write(folder, *annotations, video=False, num_frames=3, size=(60, 80), subtitles=()):
     """One example of grey pictures with these annotations."""
     with DatasetWriter(folder) as writer:
         grey = np.full((*size, 3), 120, np.uint8)
         frames = writer.add_frames("e", [grey] * num_frames)
         times_s = tuple(0.5 * i for i in range(num_frames))
-        media = Media(frames=frames, times_s=times_s) if num_frames > 1 else Media(images=frames)
+        media = Media(images=frames)
+        if num_frames > 1:
+            media = Media(frames=frames, times_s=times_s, subtitles=subtitles)
         if video:
             path = folder / "e.mp4"
             target = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 4.0, size[::-1])
@@ -151,6 +154,18 @@ def test_a_clip_is_asked_about_as_a_whole_where_the_engine_can(able, tmp_path):
     )
     figures = run(able, folder).result["figures"]
     assert {"video_pointing_f1", "counting_exact", "tracking_f1", "choice_accuracy"} <= set(figures)
+
+
+def test_subtitles_stand_in_the_prompt_of_questions_in_words(able, tmp_path):
+    reply = Annotation(task=Task.REPLY, question="Is it?", answer="yes", choices=("no", "yes"))
+    num_tokens = []
+    for name, subtitles in (("silent", ()), ("told", ((0.0, 1.0, "Take the red mug now."),))):
+        folder = write(tmp_path / name, reply, track("lemon", 0.0, 0.5), subtitles=subtitles)
+        asked = ask_dataset(able, Dataset.open(folder), LeftOut(), progress=quietly)
+        num_tokens.append([one.answer.timing.num_prompt_tokens for one in asked])
+    (silent_words, silent_track), (told_words, told_track) = num_tokens
+    assert told_words > silent_words + 5
+    assert told_track == silent_track
 
 
 def test_of_a_long_track_the_beginning_is_scored_and_that_is_told(nano, tmp_path):

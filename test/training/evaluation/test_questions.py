@@ -153,6 +153,21 @@ def test_later_turns_in_words_are_not_asked_alone_but_points_are(able):
     assert ask(able, CLIP, dialogue=True, number=1, task=Task.POINT, label="mug").text
 
 
+def test_subtitles_are_read_with_questions_in_words_alone(able):
+    said = dataclasses.replace(CLIP, subtitles=((0.0, 1.0, "Take the mug."),))
+    words = {"task": Task.REPLY, "question": "What?", "answer": "a mug"}
+    declared = able.model
+    able.model = dataclasses.replace(
+        declared, skills=tuple(skill for skill in declared.skills if skill != "subtitles")
+    )
+    try:
+        assert ask(able, said, task=Task.TRACK, label="mug").text == "Track the mug."
+        with pytest.raises(QueryError, match="cannot do 'subtitles'"):
+            ask(able, said, **words)
+    finally:
+        able.model = declared
+
+
 def test_an_engine_that_reads_no_clips_or_words_says_so(nano):
     with pytest.raises(QueryError, match="cannot do 'clip'"):
         ask(nano, CLIP, task=Task.POINT, label="lemon")

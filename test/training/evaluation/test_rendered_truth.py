@@ -60,17 +60,18 @@ def test_speed_and_visible_fraction_are_means_over_the_clip(make_clip, make_thin
 
 
 @pytest.mark.parametrize(
-    ("coords", "f1"),
+    ("coords", "f1", "num_judged"),
     [
-        ("0.0 1 180 420;1.5 1 770 420", 1.0),
-        ("0.0 1 180 420;1.0 1 375 375;1.5 1 770 420", 1.0),  # on what is too small: neither way
-        ("0.0 1 180 420;0.5 1 500 420;1.5 1 770 420", 2 / 3),
+        ("0.0 1 180 420;1.5 1 770 420", 1.0, 2),
+        ("0.0 1 180 420;1.0 1 375 375;1.5 1 770 420", 1.0, 2),  # on what is too small: neither way
+        ("0.0 1 180 420;0.5 1 500 420;1.5 1 770 420", 2 / 3, 3),
     ],
 )
-def test_the_main_measure_is_that_of_the_table(track, coords, f1):
+def test_the_main_measure_is_that_of_the_table(track, coords, f1, num_judged):
     (one,) = scored_scene(track(coords), "scene 3")
     assert (one.example, one.kind, one.main) == ("scene 3", Kind.TRACKING, "tracking_f1")
     assert one.score == pytest.approx(f1)
+    assert len(one.judged) == num_judged
     assert one.said.startswith("<tracks")
     assert one.expected.startswith('<tracks coords="0.0 1')
 

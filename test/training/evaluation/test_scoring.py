@@ -7,8 +7,9 @@ from molmo2_ros.answers.answer import read_answer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query, QueryKind
 from molmo2_ros.training.data.example import Annotation, Task
+from molmo2_ros.training.evaluation.measures import read_choice, words_measures
 from molmo2_ros.training.evaluation.questions import Kind
-from molmo2_ros.training.evaluation.scoring import read_choice, score, words_measures
+from molmo2_ros.training.evaluation.scoring import score
 from molmo2_ros.training.evaluation.truth import Place, Truth
 
 LEFT, RIGHT = (0.2, 0.5), (0.8, 0.5)
