@@ -23,6 +23,7 @@ NUM_EXPOSURES = 4  # pictures averaged over it
 NOISE = 3.0  # grey levels, standard deviation per channel
 PLATE = 255  # owner of a pixel that a passing plate covers
 NUM_PLATES = 3
+MIDDLE_COLOUR = 127.5  # of the things' channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +85,19 @@ class MovingScene:
         width: pixels; sizes and speeds grow with it and are named for 640.
         height: pixels.
         num_things: M.
+        colour_spread: of the things' colours: 1 is any, 0 one for all.
     """
 
     def __init__(
-        self, seed: int, *, width: int = 640, height: int = 480, num_things: int = 20
+        self,
+        seed: int,
+        *,
+        width: int = 640,
+        height: int = 480,
+        num_things: int = 20,
+        colour_spread: float = 1.0,
     ) -> None:
+        self._colour_spread = colour_spread
         rng = np.random.default_rng(seed)
         self.width, self.height = width, height
         self._zoomed = width / 640
@@ -218,7 +227,7 @@ class MovingScene:
         edge = side / 2 + outline[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
         mask = np.zeros((side, side), np.uint8)
         cv2.fillPoly(mask, [np.round(16 * edge).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        colour = rng.uniform(40, 215, 3)
+        colour = MIDDLE_COLOUR + self._colour_spread * (rng.uniform(40, 215, 3) - MIDDLE_COLOUR)
         speed = (0.0, rng.uniform(30, 150), rng.uniform(200, 600))[number % 3]
         reach = np.array([0.5 * self.width, 0.5 * self.height]) * rng.uniform(0.4, 1.0, 2)
         middle = np.array([self.width, self.height]) * rng.uniform(-0.4, 0.4, 2)

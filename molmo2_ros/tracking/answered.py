@@ -23,6 +23,10 @@ class AnsweredObject:
         """Stamp of the newest point."""
         return max(self.path)
 
+    def first_after(self, stamp_ns: int) -> int:
+        """Stamp of the first point from a time on, or of the newest where all are older."""
+        return next((ns for ns in self.path if ns >= stamp_ns), self.last_ns)
+
 
 def answered_objects(answer: Answer, width: int, height: int) -> list[AnsweredObject]:
     """Gather the points of each id.

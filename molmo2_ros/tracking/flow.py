@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.tracking.grey import GreyFrame
+from molmo2_ros.tracking.lucas_kanade import follow
 from molmo2_ros.tracking.motion import (
     AGREE_PX,
     F32,
@@ -34,6 +35,7 @@ from molmo2_ros.tracking.motion import (
     largest_group,
     nearness,
 )
+from molmo2_ros.tracking.scene import scene_step
 from molmo2_ros.tracking.template import (
     COLOUR_JUMP,
     TEMPLATE_SIDE,
@@ -48,10 +50,7 @@ from molmo2_ros.tracking.template import (
 CELLS = 4  # a window is cut into CELLS x CELLS cells with at most one feature each: K = 16
 CELL_PX = 10
 RADIUS_PX = CELLS * CELL_PX // 2  # half a window
-LK_WINDOW = 11  # pixels; 15 costs 3.5 times as much at no gain (measured, VGA)
-LK_LEVELS = 3
 CORNER_FLOOR = 1.2e-4  # of cv2.cornerMinEigenVal: noise of 4 grey levels gives 1e-4, edges more
-RETURN_PX = 1.0  # a feature must come back this near to where it started
 FULL_FEATURES = 6  # so many agreeing features give full quality
 SCENE_QUALITY = 0.35  # quality of a point that the whole picture's motion carries, which
 SCENE_SHARE = 0.5  # counts in full where so much of the picture agrees: things may fill the rest
@@ -182,7 +181,7 @@ def carry(patches: Patches, before: GreyFrame, after: GreyFrame) -> Patches:
     if not len(patches):
         return patches
     exposed = after.exposed_as(before)
-    moved_NK2, found_NK = _follow(before.grey, exposed, patches.features_NK2, patches.alive_NK)
+    moved_NK2, found_NK = follow(before.grey, exposed, patches.features_NK2, patches.alive_NK)
     gained = replace(patches, gain_N=patches.gain_N * after.gain_over(before))
     weight_NK = nearness(patches.features_NK2, patches.points_N2, RADIUS_PX)
     first = _group_way(patches, moved_NK2, found_NK, weight_NK)
@@ -298,10 +297,11 @@ def _scene_way(
     patches: Patches, before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]
 ) -> _Way:
     """With the whole picture."""
-    turn, points_N2, share = _scene_motion(before, after, patches.points_N2)
+    step, share = scene_step(before, after)
+    place_N = step.turn * (patches.points_N2 @ (1, 1j)) + step.shift
     return _Way(
-        points_N2=points_N2,
-        turn_N=patches.turn_N * turn,
+        points_N2=np.stack([place_N.real, place_N.imag], axis=1),
+        turn_N=patches.turn_N * step.turn,
         agreed_NK=np.zeros_like(patches.alive_NK),
         agreement_N=np.full(len(patches), SCENE_QUALITY * min(1.0, share / SCENE_SHARE)),
         held_N=np.ones(len(patches), np.bool_),
@@ -414,56 +414,3 @@ def _cells(features_K2: F32, point: F64) -> npt.NDArray[np.intp]:
     offset = np.floor((features_K2 - np.round(point) + RADIUS_PX) / CELL_PX).astype(np.intp)
     inside = ((offset >= 0) & (offset < CELLS)).all(axis=1)
     return np.where(inside, offset[:, 1] * CELLS + offset[:, 0], -1)
-
-
-def _follow(
-    before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], features_NK2: F32, alive_NK: Bool
-) -> tuple[F32, Bool]:
-    """Lucas-Kanade there and back: new places, and which of them are to be believed."""
-    moved_NK2 = features_NK2.copy()
-    found_NK = np.zeros_like(alive_NK)
-    start = np.ascontiguousarray(features_NK2[alive_NK])
-    if not len(start):
-        return moved_NK2, found_NK
-    there, there_ok = _lucas_kanade(before, after, start)
-    back, back_ok = _lucas_kanade(after, before, there)
-    height, width = after.shape
-    inside = ((there >= 0) & (there <= (width - 1, height - 1))).all(axis=1)
-    returned = np.linalg.norm(back - start, axis=1) < RETURN_PX
-    moved_NK2[alive_NK] = there
-    found_NK[alive_NK] = there_ok & back_ok & returned & inside
-    return moved_NK2, found_NK
-
-
-def _lucas_kanade(
-    before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], points: F32
-) -> tuple[F32, Bool]:
-    moved, status, _ = cv2.calcOpticalFlowPyrLK(
-        before,
-        after,
-        points,
-        points.copy(),
-        winSize=(LK_WINDOW, LK_WINDOW),
-        maxLevel=LK_LEVELS,
-        criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 0.02),
-    )
-    return np.asarray(moved, np.float32), status.reshape(-1).astype(np.bool_)
-
-
-def _scene_motion(
-    before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], points_N2: F64
-) -> tuple[complex, F64, float]:
-    """How the whole picture moved: turn, new places, and the share of the grid that says so."""
-    height, width = before.shape
-    x, y = np.meshgrid(np.linspace(0.06, 0.94, 10) * width, np.linspace(0.06, 0.94, 8) * height)
-    grid_1K2 = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)[None]
-    moved_1K2, found_1K = _follow(before, after, grid_1K2, np.ones((1, 80), np.bool_))
-    if found_1K.sum() < 8:
-        return 1.0 + 0j, points_N2, 0.0
-    matrix, inlier = cv2.estimateAffinePartial2D(
-        grid_1K2[found_1K], moved_1K2[found_1K], method=cv2.RANSAC, ransacReprojThreshold=1.5
-    )
-    if not np.any(inlier):
-        return 1.0 + 0j, points_N2, 0.0
-    places = points_N2 @ matrix[:, :2].T + matrix[:, 2]
-    return complex(matrix[0, 0], matrix[1, 0]), places, float(np.mean(inlier))

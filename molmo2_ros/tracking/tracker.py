@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,41 +15,22 @@ from molmo2_ros.tracking.answered import AnsweredObject, answered_objects, prese
 from molmo2_ros.tracking.depth import lift
 from molmo2_ros.tracking.flow import Patches, carry, no_patches
 from molmo2_ros.tracking.grey import GreyBuffer, GreyFrame
-from molmo2_ros.tracking.identity import OTHER_COLOUR, assign, distances, unlikeness
+from molmo2_ros.tracking.identity import (
+    REMEMBER_S,
+    assign,
+    distances,
+    looks_odds,
+    place_odds,
+)
+from molmo2_ros.tracking.looks import Sights, answered_looks, unlikeness
 from molmo2_ros.tracking.motion import F64
 from molmo2_ros.tracking.replay import Start, replay
+from molmo2_ros.tracking.scene import SceneMotion
 from molmo2_ros.tracking.target import Target
-from molmo2_ros.tracking.template import sample_colours
+from molmo2_ros.tracking.track import Track
 
-GATE_SHARE = 0.1  # of the image's diagonal: an answer nearer than this speaks of the same thing
-REMEMBER_S = 3.0  # a lost target gets its id back within this time ...
-LOST_SPEED_SHARE = 1.2  # ... and within a gate that grows by this share of the diagonal a second
-AWAY_WEIGHT = 0.08  # share of the gate that a second out of sight takes up
-CARRIED_LOOKS = 0.5  # share of the gate that another colour takes up for a carried target
-SAME_COLOUR = 0.7 * OTHER_COLOUR  # a sample that differs by more is of what passes before the thing
 MAX_MISSES = 2  # answers in a row that do not show a target before it is given up
-
-
-@dataclass(slots=True, eq=False)
-class _Track:
-    """What is known of one target beyond the picture round it."""
-
-    query_id: int
-    track_id: int
-    query_name: str = ""
-    label: str = ""
-    confidence: float = math.nan
-    confirmed_ns: int = -1  # stamp of the newest frame on which the model saw it
-    path: dict[int, tuple[float, float]] = field(default_factory=dict)  # camera pixels by stamp
-    colour: F64 = field(default_factory=lambda: np.full(3, math.nan))  # RGB
-    misses: int = 0
-    lost_ns: int = 0
-
-    def last_place(self, is_lost: bool) -> tuple[float, float]:
-        """Camera pixels where it was last seen, or last confirmed while it is carried."""
-        if not is_lost and self.confirmed_ns in self.path:
-            return self.path[self.confirmed_ns]
-        return self.path[max(self.path)]
+MAX_LOST = 100  # lost targets that are remembered
 
 
 class Tracker:
@@ -69,10 +49,11 @@ class Tracker:
         self._lock = threading.Lock()  # guards everything below
         self._buffer = GreyBuffer(buffer_s)
         self._newest: Frame | None = None
-        self._tracks: list[_Track] = []  # a row of _patches each
+        self._tracks: list[Track] = []  # a row of _patches each
         self._patches = no_patches()
-        self._lost: list[_Track] = []
+        self._lost: list[Track] = []
         self._num_ids: dict[int, int] = {}  # track ids given out, by query
+        self._scene = SceneMotion()  # up to the newest answered frame; guards itself
 
     def update(self, frame: Frame) -> tuple[Target, ...]:
         """Take a camera frame in and move every target onto it.
@@ -108,8 +89,10 @@ class Tracker:
         """
         with self._lock:
             frames = tuple(self._buffer)
-            if not frames:
-                return ()
+        if not frames:
+            return ()
+        self._scene.follow(frames, answer.stamps_ns[-1])
+        with self._lock:
             objects = answered_objects(answer, frames[-1].width, frames[-1].height)
             tracks = self._identify(objects, query_id, answer)
             present = present_objects(answer, objects)
@@ -193,7 +176,8 @@ class Tracker:
             if self._patches.unseen_ns_N[row] == 0:
                 track.path[grey.stamp_ns] = (float(u), float(v))
             if inside and not self._patches.lost_N[row] and track.misses < MAX_MISSES:
-                track.path = {ns: xy for ns, xy in track.path.items() if ns >= oldest_ns}
+                if next(iter(track.path)) < oldest_ns - self._buffer_ns:
+                    track.forget_before(oldest_ns)  # now and then: it costs
                 kept.append(row)
             else:
                 self._note_last_seen(track, self._patches, row)
@@ -201,9 +185,6 @@ class Tracker:
                 self.num_lost += 1
         if len(kept) < len(self._tracks):
             self._keep(kept)
-        # Longer by the age of the oldest answer that may still ask for it.
-        remembered_ns = grey.stamp_ns - round(REMEMBER_S * 1e9) - self._buffer_ns
-        self._lost = [track for track in self._lost if track.lost_ns >= remembered_ns]
 
     def _keep(self, rows: list[int]) -> None:
         self._patches = self._patches.take(rows)
@@ -220,82 +201,65 @@ class Tracker:
 
     def _identify(
         self, objects: Sequence[AnsweredObject], query_id: int, answer: Answer
-    ) -> list[_Track]:
+    ) -> list[Track]:
         """The track of each object: a carried one, one lost lately, or a new one."""
+        self._forget_lost()
         known = [track for track in (*self._tracks, *self._lost) if track.query_id == query_id]
-        colours_A3 = self._colours(objects)
-        cost_CA = self._costs(known, objects, colours_A3, answer.stamps_ns[-1])
-        found = {column: known[row] for row, column in assign(cost_CA)}
+        looks = answered_looks(objects, self._buffer)
+        found = {column: known[row] for row, column in assign(self._odds(known, objects, looks))}
         tracks = []
         for column, entry in enumerate(objects):
             track = found.get(column)
             if track is None:
                 self._num_ids[query_id] = self._num_ids.get(query_id, 0) + 1
-                track = _Track(query_id=query_id, track_id=self._num_ids[query_id])
-                track.lost_ns = entry.last_ns
+                track = Track(query_id=query_id, track_id=self._num_ids[query_id])
                 self._lost.append(track)
             track.query_name = answer.query.name
             track.label = answer.label or label(answer.query)
             track.path.update(entry.path)
-            track.colour = _mixed(track.colour, colours_A3[column])
+            track.show(looks[column])
             tracks.append(track)
         return tracks
 
-    def _costs(
-        self,
-        known: Sequence[_Track],
-        objects: Sequence[AnsweredObject],
-        colours_A3: F64,
-        answered_ns: int,
+    def _odds(
+        self, known: Sequence[Track], objects: Sequence[AnsweredObject], looks: Sequence[Sights]
     ) -> F64:
-        """How ill an object goes with a track, [C, A]; from 1 on it is another thing's.
-
-        Where a target was carried over the answered frame, its place there says most: a model
-        wanders on a thing of several colours. Of one that is out of sight, or may have been
-        carried off by what passed before it, the looks say most, and of two the one lost last
-        is it.
-        """
+        """How likely each object is each track and not a new thing: nats, [C, A]."""
         newest = self._newest
         assert newest is not None
-        diagonal_px = math.hypot(newest.width, newest.height)
-        paths = [entry.path for entry in objects]
-        unlike_CA = unlikeness(_colours_of(known), colours_A3)
-        carried_CA = distances([track.path for track in known], paths) / (GATE_SHARE * diagonal_px)
-        carried_CA += CARRIED_LOOKS * np.minimum(unlike_CA, 1.0)
-        is_lost = [track in self._lost for track in known]
-        since_C = [
-            t.lost_ns if lost else t.confirmed_ns for t, lost in zip(known, is_lost, strict=True)
-        ]
-        away_C = np.maximum(0.0, (answered_ns - np.array(since_C)) / 1e9)
-        was = [{0: track.last_place(lost)} for track, lost in zip(known, is_lost, strict=True)]
-        now = [{0: next(iter(path.values()))} for path in paths]
-        gate_C = diagonal_px * (GATE_SHARE + LOST_SPEED_SHARE * away_C)
-        sought_CA = distances(was, now) / gate_C[:, None] + unlike_CA
-        sought_CA += AWAY_WEIGHT * away_C[:, None]
-        sought_CA[away_C > REMEMBER_S] = np.inf
-        return np.asarray(np.minimum(carried_CA, sought_CA))
+        carried_CA = distances([track.path for track in known], [entry.path for entry in objects])
+        sought_CA, away_CA = np.zeros((2, len(known), len(objects)))
+        for row, track in enumerate(known):
+            expected = track.expected(track in self._lost, self._scene)
+            places: dict[int, complex] = {}
+            for column, entry in enumerate(objects):
+                stamp_ns = entry.first_after(expected.seen_ns)
+                if stamp_ns not in places:
+                    places[stamp_ns] = expected.at(stamp_ns)
+                sought_CA[row, column] = abs(complex(*entry.path[stamp_ns]) - places[stamp_ns])
+                away_CA[row, column] = expected.away_s(stamp_ns)
+        colours_C3 = np.array([track.colour for track in known]).reshape(-1, 3)
+        return place_odds(
+            carried_CA, sought_CA, away_CA, width=newest.width, height=newest.height
+        ) + looks_odds(unlikeness(colours_C3, looks))
 
-    def _colours(self, objects: Sequence[AnsweredObject]) -> F64:
-        """The colour of each object where it was last seen, at one exposure: [A, 3]."""
-        by_stamp = {frame.stamp_ns: frame for frame in self._buffer}
-        colours_A3 = np.full((len(objects), 3), math.nan)
-        for row, entry in enumerate(objects):
-            frame = by_stamp.get(entry.last_ns)
-            if frame is not None:
-                places = frame.to_colours(frame.to_grey(np.array([entry.path[entry.last_ns]])))
-                colours_A3[row] = sample_colours(frame.colours, places)[0]
-                colours_A3[row] /= self._buffer.exposure(frame)
-        return colours_A3
+    def _forget_lost(self) -> None:
+        """Let go what was lost too long ago to be known again."""
+        newest = self._newest
+        assert newest is not None
+        # Longer by the age of the oldest answer that may still ask for it.
+        oldest_ns = newest.stamp_ns - round(REMEMBER_S * 1e9) - self._buffer_ns
+        lost = [track for track in self._lost if track.last_ns >= oldest_ns]
+        self._lost = lost[-MAX_LOST:]
 
-    def _note_last_seen(self, track: _Track, patches: Patches, row: int) -> None:
+    def _note_last_seen(self, track: Track, patches: Patches, row: int) -> None:
         """When and where a target that is out of sight now was seen last."""
         newest = self._buffer.newest
         assert newest is not None
         u, v = newest.to_camera(patches.seen_N2[row])
-        track.lost_ns = newest.stamp_ns - int(patches.unseen_ns_N[row])
-        track.path[track.lost_ns] = (float(u), float(v))
+        track.path[newest.stamp_ns - int(patches.unseen_ns_N[row])] = (float(u), float(v))
 
-    def _confirm(self, pairs: Sequence[tuple[_Track, AnsweredObject]], patches: Patches) -> None:
+    def _confirm(self, pairs: Sequence[tuple[Track, AnsweredObject]], patches: Patches) -> None:
         """Put tracks where the model saw them, carried to now."""
         confirmed = [track for track, _ in pairs]
         for track, entry in pairs:
@@ -308,12 +272,12 @@ class Tracker:
         self._tracks += confirmed
         self._patches = Patches.joined(self._patches, patches)
 
-    def _count_misses(self, query_id: int, shown: Sequence[_Track]) -> None:
+    def _count_misses(self, query_id: int, shown: Sequence[Track]) -> None:
         for track in self._tracks:
             if track.query_id == query_id:
                 track.misses = 0 if track in shown else track.misses + 1
 
-    def _answered_target(self, track: _Track, entry: AnsweredObject, stamp_ns: int) -> Target:
+    def _answered_target(self, track: Track, entry: AnsweredObject, stamp_ns: int) -> Target:
         confidence = entry.points[stamp_ns].confidence
         return self._target(
             track,
@@ -327,7 +291,7 @@ class Tracker:
 
     def _target(
         self,
-        track: _Track,
+        track: Track,
         place: tuple[float, float],
         stamp_ns: int,
         *,
@@ -355,19 +319,6 @@ class Tracker:
             confidence=confidence,
             measured=measured,
         )
-
-
-def _colours_of(tracks: Sequence[_Track]) -> F64:
-    return np.array([track.colour for track in tracks], np.float64).reshape(-1, 3)
-
-
-def _mixed(known_3: F64, sampled_3: F64) -> F64:
-    """A colour brought half the way to what was sampled, unless that shows another thing."""
-    if np.isnan(known_3).any():
-        return sampled_3
-    if not np.abs(sampled_3 - known_3).max() < SAME_COLOUR:
-        return known_3
-    return np.asarray((known_3 + sampled_3) / 2)
 
 
 def _start(entry: AnsweredObject) -> Start:
