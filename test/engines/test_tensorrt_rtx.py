@@ -23,6 +23,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from benchmarks import gpu_plans
 from benchmarks.random_checkpoint import variant_config
 from molmo2_ros.cli.main import main
 from molmo2_ros.engines import tensorrt_builder
@@ -299,6 +300,12 @@ def test_a_context_of_tensorrt_rtx_takes_what_it_is_told(found):
         "runtime_config: tensorrt_rtx_bindings"
         in module.ICudaEngine.create_execution_context.__doc__
     )
+
+
+def test_a_gpu_without_plans_of_its_own_is_tried_with_those_of_others(found):
+    """For bench_tensorrt.py on a GPU that TensorRT-RTX does not name."""
+    assert gpu_plans.targets(found, "8.9") == ("8.9",)
+    assert gpu_plans.targets(found, "9.0") == ("8.0", "8.6", "8.9", "12.0")
 
 
 def altered(nano, change):
