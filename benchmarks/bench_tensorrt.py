@@ -39,6 +39,7 @@ from molmo2_ros.runtime.tensorrt_engine import TensorRTEngine  # noqa: E402
 from molmo2_ros.training.evaluate import as_clip, as_query, ask_held_out  # noqa: E402
 
 _SEED = 5  # of the held-out scenes
+_TOGETHER = 3  # questions about a scene: drafts of more can outgrow a cache of fixed size
 
 
 @dataclass(kw_only=True)
@@ -141,7 +142,8 @@ class Bench:
         num_equal = num_asked = 0
         for is_timed in (False, True):  # kernels are compiled for shapes when they come first
             for scene in scenes:
-                queries = [as_query(q, str(i)) for i, q in enumerate(scene.questions)]
+                asked = scene.questions[:_TOGETHER]
+                queries = [as_query(q, str(i)) for i, q in enumerate(asked)]
                 if not queries:
                     continue
                 given = {}
@@ -153,8 +155,7 @@ class Bench:
                 num_asked += len(queries)
                 num_equal += sum(a == b for a, b in zip(*given.values(), strict=True))
         self.measured.rows += [
-            spread(f"all answers of a scene, {side}", values, "ms")
-            for side, values in spent.items()
+            spread(f"answers of a scene, {side}", values, "ms") for side, values in spent.items()
         ]
         self.measured.figures["answers_equal_share"] = round(num_equal / num_asked, 4)
         self.measured.figures["answers"] = num_asked

@@ -25,9 +25,9 @@ from molmo2_ros.runtime.device_features import DeviceFeatures
 from molmo2_ros.runtime.engine import KV, Engine
 from molmo2_ros.runtime.examination import read_text
 from molmo2_ros.runtime.golden import ClipInputs, Golden, clip_inputs, verify_golden
+from molmo2_ros.runtime.manifest import GoldenFacts
 from molmo2_ros.runtime.tensorrt_engine import TensorRTEngine
 
-_CLOSE = 1e-3  # of features and logits in float32: kernels add in other orders
 _WIDTHS = (1, 1, 1, 4, 16, 16, 20)  # tokens of the passes that read an answer
 _GROWN = 700  # tokens that fill buckets of 256, 512 and 768 columns
 
@@ -94,8 +94,10 @@ def features(engine: Engine, reference: Engine) -> float:
         (inputs.patches_KNC[:1], window_MW),
         (inputs.patches_KNC, inputs.pooling_MW),
     ):
-        ours = np.asarray(engine.encode(patches, pooling))
-        farthest = max(farthest, _close("features", ours, reference.encode(patches, pooling)))
+        theirs = reference.encode(patches, pooling)
+        tolerance = _golden_facts(engine).feature_tolerance * float(np.abs(theirs).max())
+        difference = _close("features", engine.encode(patches, pooling), theirs, tolerance)
+        farthest = max(farthest, difference)
     return farthest
 
 
@@ -104,7 +106,7 @@ def logits(engine: Engine, reference: Engine) -> float:
     example, inputs = _golden_inputs(engine)
     ids_S = np.concatenate([inputs.suffix.ids, example.tokens]).astype(np.int64)
     ours, theirs = (_read_in_passes(side, inputs, ids_S, _WIDTHS) for side in (engine, reference))
-    return _close("logits", ours, theirs)
+    return _close("logits", ours, theirs, _golden_facts(engine).logit_tolerance)
 
 
 def streaming(engine: Engine, reference: Engine) -> bool:
@@ -133,12 +135,12 @@ def growth(engine: TensorRTEngine, reference: Engine) -> str:
     vocabulary = engine.manifest.text.vocab_size
     ids_S = np.random.default_rng(1).integers(0, vocabulary, _GROWN)
     kv, expected_kv = engine.empty_kv(), reference.empty_kv()
-    columns, early = [], None
+    tolerance, columns, early = _golden_facts(engine).logit_tolerance, [], None
     for start in range(0, _GROWN, 20):
         piece_S = ids_S[start : start + 20]
         ours, kv = read_text(engine, piece_S, start, kv)
         theirs, expected_kv = read_text(reference, piece_S, start, expected_kv)
-        _close(f"logits of tokens {start} to {start + 20}", ours, theirs)
+        _close(f"logits of tokens {start} to {start + 20}", ours, theirs, tolerance)
         columns.append(kv.buffer.columns)
         early = early or (kv, expected_kv)
     assert early is not None
@@ -146,7 +148,7 @@ def growth(engine: TensorRTEngine, reference: Engine) -> str:
         read_text(side, ids_S[:3], 20, cache)[0]
         for side, cache in zip((engine, reference), early, strict=True)
     )
-    _close("logits of a branch of an early cache", ours, theirs)
+    _close("logits of a branch of an early cache", ours, theirs, tolerance)
     return f"{sorted(set(columns))} columns"
 
 
@@ -211,10 +213,17 @@ def _decoded(engine: Engine, num_tokens: int) -> KV:
     return kv
 
 
-def _close(what: str, ours: Any, theirs: Any) -> float:
+def _golden_facts(engine: Engine) -> GoldenFacts:
+    facts = engine.manifest.golden
+    if facts is None:
+        raise EngineError(f"{engine.folder} has no golden example, expected one with tolerances")
+    return facts
+
+
+def _close(what: str, ours: Any, theirs: Any, tolerance: float) -> float:
     difference = float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
-    if not difference < _CLOSE:  # a difference that is no number is none, too
-        raise EngineError(f"{what} differ by {difference}, expected less than {_CLOSE}")
+    if not difference < tolerance:  # a difference that is no number is none, too
+        raise EngineError(f"{what} differ by {difference}, expected less than {tolerance}")
     return difference
 
 

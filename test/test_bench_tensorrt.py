@@ -69,7 +69,7 @@ def test_without_a_gpu_it_says_so_at_once(capsys):
 
 def test_every_stage_passes_with_pytorch_in_place_of_tensorrt(engine, nano):
     assert gpu_stages.golden(engine) < 1e-4
-    assert gpu_stages.features(engine, nano) < 1e-4
+    assert gpu_stages.features(engine, nano) < 5e-4
     assert gpu_stages.logits(engine, nano) < 1e-4
     assert gpu_stages.streaming(engine, nano)
     assert gpu_stages.growth(engine, nano) == "[256, 512, 768, 1024] columns"
