@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +65,9 @@ def half_and_loaded(folder: Path, cuda: Cuda) -> TensorRTEngine:
         EngineError: it cannot be exported, or this GPU takes no plans of it.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    if molmo2(["export", str(NANO / "checkpoint"), str(folder), "--dtype", "float16"]):
+    with contextlib.redirect_stdout(sys.stderr):  # a report of JSON is alone on stdout
+        is_refused = molmo2(["export", str(NANO / "checkpoint"), str(folder), "--dtype", "float16"])
+    if is_refused:
         raise EngineError(f"no float16 engine in {folder}; the export says why")
     return built_and_loaded(folder, cuda)
 
