@@ -22,6 +22,7 @@ from molmo2_ros.runtime.tensorrt_api import (
 from molmo2_ros.runtime.tensorrt_plan import GraphPlan, Limits
 
 Progress = Callable[[str, int, int], None]  # phase, step, steps
+_DTYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 
 
 def build_plan(
@@ -63,6 +64,8 @@ def build_plan(
         raise EngineError(f"{found.title} cannot read {path}: {_parser_errors(parser, messages)}")
     _check_bindings(network, plan, path)
     allow_decomposition(found, network)
+    if plan.output_dtype is not None:
+        give_outputs_as(found, network, plan.output_dtype)
     config = _configure(found, sm, builder, plan, limits)
     if progress is not None:
         config.progress_monitor = _monitor(module, plan.name, progress)
@@ -93,6 +96,27 @@ def allow_decomposition(found: TensorRT, network: Network) -> int:
     return count
 
 
+def give_outputs_as(found: TensorRT, network: Network, dtype: str) -> None:
+    """Cast the outputs of a network: features go to the decoder on the GPU, byte by byte.
+
+    Args:
+        found: TensorRT.
+        network: parsed.
+        dtype: "float32", "float16" or "bfloat16".
+    """
+    wanted = getattr(found.module.DataType, _DTYPES[dtype])
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    for tensor in outputs:
+        if tensor.dtype == wanted:
+            continue
+        name = tensor.name
+        network.unmark_output(tensor)
+        tensor.name = f"{name}_uncast"
+        cast = network.add_cast(tensor, wanted).get_output(0)
+        cast.name = name
+        network.mark_output(cast)
+
+
 def compute_capability(found: TensorRT, sm: str) -> Any:
     """TensorRT-RTX's own name for a GPU.
 
@@ -105,7 +129,8 @@ def compute_capability(found: TensorRT, sm: str) -> Any:
         known = ", ".join(key for key in members if key.startswith("SM"))
         raise EngineError(
             f"{found.title} does not build for compute capability {sm}, it knows {known}; a Jetson "
-            "builds its plans itself, with the TensorRT of its JetPack"
+            "builds its plans itself, with the TensorRT of its JetPack, and so does a GPU of a "
+            "data centre (9.0 is an H100), with TensorRT in place of TensorRT-RTX"
         )
     return members[name]
 
@@ -125,6 +150,8 @@ def _configure(
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"{found.title} refuses the profile {entry.name} of {plan.onnx}")
     if found.product == "tensorrt_rtx":
+        # Or a pass may allocate memory while it runs, and cannot become a CUDA graph.
+        config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
         config.num_compute_capabilities = 1
         config.set_compute_capability(compute_capability(found, sm), 0)
     return config

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.manifest import Manifest, TextFacts, VisionFacts
 
-LAYOUT = 1  # of profiles and bindings; another number makes plans of earlier versions unfit
+LAYOUT = 2  # of profiles and bindings; another number makes plans of earlier versions unfit
 DECODER_PROFILES = ("prefill", "verify", "decode")  # in the order of the plan
 VISION_PROFILES = ("frame", "views")
 EMBEDDINGS = ("device", "host")  # where the embedding table stands
@@ -83,6 +83,7 @@ class GraphPlan:
     name: str  # "decoder" or "vision"
     profiles: tuple[Profile, ...]
     outputs: tuple[str, ...]
+    output_dtype: str | None = None  # of floating point outputs, where the ONNX graph's is another
 
     @property
     def onnx(self) -> str:
@@ -253,6 +254,7 @@ def _vision_plan(manifest: Manifest, limits: Limits) -> GraphPlan:
             ),
         ),
         outputs=("features",),
+        output_dtype=manifest.dtype,  # ONNX gives float32, the decoder adds them in its own
     )
 
 

@@ -23,6 +23,7 @@ from molmo2_ros.runtime.tensorrt_api import (
     TensorRT,
     make_logger,
 )
+from molmo2_ros.runtime.tensorrt_context import ContextMaker
 from molmo2_ros.runtime.tensorrt_plan import GraphPlan
 
 _LOG = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class GraphRunner:
         self._indices = {profile.name: index for index, profile in enumerate(plan.profiles)}
         self._changing: dict[str, ExecutionContext] = {}
         self._replayed: OrderedDict[tuple[Any, ...], _Pass] = OrderedDict()
+        self._contexts = ContextMaker(found, engine)
 
     def run(
         self,
@@ -120,7 +122,8 @@ class GraphRunner:
         if not replay:
             context = self._changing.get(profile)
             if context is None:
-                context = self._changing[profile] = self._context(profile)
+                context = self._context(profile, replay=False)
+                self._changing[profile] = context
             self._bind(context, shapes, addresses)
             self._execute(context)
             return
@@ -134,13 +137,18 @@ class GraphRunner:
             self._cuda.launch(known.graph)
         known.num_runs += 1
 
+    @property
+    def num_written_down(self) -> int:
+        """Passes that are kept ready as CUDA graphs."""
+        return sum(known.graph is not None for known in self._replayed.values())
+
     def _known(
         self, profile: str, shapes: Mapping[str, Shape], addresses: Mapping[str, int]
     ) -> _Pass:
         key = (profile, *shapes.values(), *addresses.values())
         known = self._replayed.get(key)
         if known is None:
-            known = self._replayed[key] = _Pass(self._context(profile))
+            known = self._replayed[key] = _Pass(self._context(profile, replay=True))
             self._bind(known.context, shapes, addresses)
             if len(self._replayed) > _MOST_REPLAYED:
                 _, oldest = self._replayed.popitem(last=False)
@@ -151,14 +159,15 @@ class GraphRunner:
 
     def _write_down(self, known: _Pass) -> None:
         """Make a CUDA graph of a pass; one that cannot be made one is run plainly from then on."""
-        self._cuda.begin_capture()
-        try:
-            accepted = known.context.execute_async_v3(self._cuda.stream())
-        finally:
-            graph = self._ended_capture()
-        if accepted and graph is not None:
-            known.graph = graph
-            return
+        if self._contexts.can_write_down(known.context, self._cuda.stream()):
+            self._cuda.begin_capture()
+            try:
+                accepted = known.context.execute_async_v3(self._cuda.stream())
+            finally:
+                graph = self._ended_capture()
+            if accepted and graph is not None:
+                known.graph = graph
+                return
         known.can_replay = False
         _LOG.info("a pass of %s cannot be replayed: %s", self.plan.name, self._messages.cause())
 
@@ -169,9 +178,8 @@ class GraphRunner:
             self._messages.errors.append(str(error))
             return None
 
-    def _context(self, profile: str) -> ExecutionContext:
-        strategy = self._found.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
+    def _context(self, profile: str, *, replay: bool) -> ExecutionContext:
+        context = self._contexts.make(replay=replay)
         if context is None:  # as the bindings say that there is no memory
             raise EngineError(
                 f"no room for another context of {self.plan.name} ({self._messages.cause()}); end "

@@ -23,6 +23,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from benchmarks import gpu_plans
 from benchmarks.random_checkpoint import variant_config
 from molmo2_ros.cli.main import main
 from molmo2_ros.engines import tensorrt_builder
@@ -32,13 +33,13 @@ from molmo2_ros.engines.export import OPSETS, write_graphs
 from molmo2_ros.engines.quantization import Quantization
 from molmo2_ros.engines.quantize import quantize_engine
 from molmo2_ros.engines.skeleton import build_skeleton, parameter_shapes
-from molmo2_ros.engines.tensorrt_builder import build_plan
+from molmo2_ros.engines.tensorrt_builder import build_plan, give_outputs_as
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime import tensorrt_api
 from molmo2_ros.runtime.cuda_api import Copy2D, CudaRuntime
 from molmo2_ros.runtime.engine import NANO, load_engine
 from molmo2_ros.runtime.manifest import Manifest, QuantizedFacts
-from molmo2_ros.runtime.tensorrt_api import find_tensorrt
+from molmo2_ros.runtime.tensorrt_api import Messages, find_tensorrt, make_logger
 from molmo2_ros.runtime.tensorrt_key import PlanMismatchError, PlanRecord, built_folders
 from molmo2_ros.runtime.tensorrt_plan import choose_limits, plan_graphs
 
@@ -268,6 +269,45 @@ def test_plans_built_ahead_do_not_load_without_their_gpu(built, caplog):
     assert load_engine(built, threads=1, device="cpu").device == "cpu"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_features_leave_the_vision_plan_in_the_decoder_s_dtype(found, released_shapes, dtype):
+    """ONNX gives float32 in every dtype; on the GPU the decoder reads them as they lie there."""
+    folder = released_shapes["fused"]
+    manifest = Manifest.parse(json.loads((folder / "manifest.json").read_text()))
+    manifest = replace(manifest, dtype=dtype)
+    _, vision = plan_graphs(manifest, choose_limits(manifest))
+    assert vision.output_dtype == dtype
+    module = found.module
+    logger = make_logger(module, Messages())
+    builder = module.Builder(logger)
+    network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = module.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(folder / "vision.onnx"))
+    give_outputs_as(found, network, vision.output_dtype)
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    kinds = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
+    assert [(output.name, output.dtype.name) for output in outputs] == [("features", kinds[dtype])]
+
+
+def test_a_context_of_tensorrt_rtx_takes_what_it_is_told(found):
+    module = found.module
+    config = module.IRuntimeConfig
+    assert config.dynamic_shapes_kernel_specialization_strategy.fset is not None
+    assert {"EAGER", "LAZY"} <= set(module.DynamicShapesKernelSpecializationStrategy.__members__)
+    told = {"create_runtime_cache", "set_runtime_cache"}
+    assert told | {"set_execution_context_allocation_strategy"} <= set(dir(config))
+    assert (
+        "runtime_config: tensorrt_rtx_bindings"
+        in module.ICudaEngine.create_execution_context.__doc__
+    )
+
+
+def test_a_gpu_without_plans_of_its_own_is_tried_with_those_of_others(found):
+    """For bench_tensorrt.py on a GPU that TensorRT-RTX does not name."""
+    assert gpu_plans.targets(found, "8.9") == ("8.9",)
+    assert gpu_plans.targets(found, "9.0") == ("8.0", "8.6", "8.9", "12.0")
+
+
 def altered(nano, change):
     """Change the decoder's ONNX."""
     path = nano / "decoder.onnx"
@@ -350,6 +390,7 @@ def test_progress_is_told_step_by_step(found):
     ("target", "message"),
     [
         ("87", r"does not build for compute capability 8\.7, it knows SM75, .*a Jetson builds its"),
+        ("90", r"capability 9\.0, .* a GPU of a data centre \(9\.0 is an H100\), with TensorRT in"),
         ("orin", r"rtx-target is 'orin', expected a compute capability such as 89 or 120"),
     ],
 )

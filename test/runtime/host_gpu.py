@@ -24,6 +24,16 @@ FOUND = TensorRT(
     ),
 )
 
+# What TensorRT-RTX is given in place of a strategy has more to say.
+FOUND_RTX = TensorRT(
+    product="tensorrt_rtx",
+    version="1.7.1.116",
+    module=SimpleNamespace(
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager", LAZY="lazy"),
+    ),
+)
+
 
 class HostCuda:
     """`Cuda` on host memory; every access must lie inside one allocation that is alive."""
@@ -141,6 +151,7 @@ class HostEngine:
             self.kinds["logits"] = "FLOAT"
         self.num_io_tensors = len(bound)
         self.contexts = []
+        self.is_capturable = True
 
     def get_tensor_name(self, index):
         return list(self.kinds)[index]
@@ -148,17 +159,42 @@ class HostEngine:
     def get_tensor_dtype(self, name):
         return SimpleNamespace(name=self.kinds[name])
 
-    def create_execution_context(self, strategy):
-        assert strategy == "user managed"
-        self.contexts.append(HostContext(self))
+    def create_runtime_config(self):
+        return HostRuntimeConfig()
+
+    def create_execution_context(self, how):
+        if isinstance(how, HostRuntimeConfig):
+            assert how.strategy == "user managed"
+        else:
+            assert how == "user managed"
+        self.contexts.append(HostContext(self, how))
         return self.contexts[-1]
+
+
+class HostRuntimeConfig:
+    """`IRuntimeConfig` of TensorRT-RTX."""
+
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+    strategy = "static"
+    cache = None
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self.strategy = strategy
+
+    def create_runtime_cache(self):
+        return object()
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache
+        return True
 
 
 class HostContext:
     """`ExecutionContext`; one that was written down must not be changed any more."""
 
-    def __init__(self, engine):
+    def __init__(self, engine, how=None):
         self.engine = engine
+        self.how = how
         self.profile = self.scratch = None
         self.shapes, self.addresses = {}, {}
         self.is_written_down = False
@@ -166,6 +202,11 @@ class HostContext:
 
     def change(self):
         assert not self.is_written_down, "TensorRT: undefined from here on"
+
+    def is_stream_capturable(self, stream):
+        assert stream == STREAM
+        assert self.shapes, "asked before the shapes are known"
+        return self.engine.is_capturable
 
     def set_device_memory(self, address, num_bytes):
         self.engine.cuda.at(address, num_bytes)

@@ -68,7 +68,7 @@ def test_a_record_is_read_as_it_was_written(plans, key, manifest):
         ({"sm": "11.0"}, r"GPU of compute capability 8\.7, this one has 11\.0"),
         ({"driver": "13.2"}, r"the driver spoke CUDA 12\.6, now it speaks 13\.2"),
         ({"graphs": "0" * 64}, "the ONNX graphs have changed since"),
-        ({"layout": 99}, "its profiles are of layout 1, this version of molmo2_ros runs 99"),
+        ({"layout": 99}, "its profiles are of layout 2, this version of molmo2_ros runs 99"),
     ],
 )
 def test_whatever_differs_is_named_with_the_cure(plans, key, change, message):
