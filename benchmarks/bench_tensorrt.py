@@ -37,7 +37,7 @@ from molmo2_ros.runtime.cuda_api import Cuda, CudaRuntime  # noqa: E402
 from molmo2_ros.runtime.engine import NANO, Engine  # noqa: E402
 from molmo2_ros.runtime.onnx_engine import OnnxEngine  # noqa: E402
 from molmo2_ros.runtime.tensorrt_engine import TensorRTEngine  # noqa: E402
-from molmo2_ros.training.evaluate import as_clip, as_query, ask_held_out  # noqa: E402
+from molmo2_ros.training.evaluation.rendered import as_clip, as_query, ask_held_out  # noqa: E402
 
 _SEED = 5  # of the held-out scenes
 

@@ -189,7 +189,7 @@ def test_json_holds_figures_cases_and_where_they_were_made(capsys):
     )
     assert set(result["figures"]) <= set(result["low"]) & set(result["high"]) & set(result["cases"])
     assert "phrasing_spread" in result["figures"]
-    assert result["settings"]["held_out_pairs"] == "not excluded"
+    assert result["settings"]["held_out_pairs"] == "excluded from training"
     assert result["settings"]["seed"] == 0
     assert result["settings"]["clips"] == 1
     assert all(0 <= value <= 1 for value in result["figures"].values())

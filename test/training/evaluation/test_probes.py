@@ -27,8 +27,8 @@ def said(scene_or_clip, question, place):
 
 @pytest.fixture
 def scene(make_clip, make_thing):
-    """A blue can, which training leaves out, and a red mug; both found when first asked for."""
-    clip = make_clip([make_thing("can", "blue"), make_thing("mug", "red")], [[LEFT, RIGHT]])
+    """A red can, which training leaves out, and a red mug; both found when first asked for."""
+    clip = make_clip([make_thing("can", "red"), make_thing("mug", "red")], [[LEFT, RIGHT]])
     sightings = locate(clip)
     things = [(thing.category, thing.colour) for thing in clip.objects]
     questions = tuple(still_question(sightings, "point", *thing, None) for thing in things)
@@ -76,7 +76,7 @@ def test_held_out_pairs_and_others_are_compared_in_the_same_pictures(nano, scene
     probe = PairProbe(grounder=nano)
     asked = pair_questions(scene)
     assert {(question.label, is_held_out) for question, is_held_out in asked} == {
-        ("blue can", True),
+        ("red can", True),
         ("red mug", False),
     }
     for number in range(4):

@@ -17,7 +17,7 @@ from molmo2_ros.training.evaluation.rendered import as_clip, as_query, ask_held_
 def under_torch():
     opened = open_any(f"torch:{NANO / 'checkpoint'}", threads=1)
     assert opened.name == "molmo2-nano"  # as the engine around the checkpoint says
-    assert not opened.pairs_excluded
+    assert opened.pairs_excluded
     return opened.grounder
 
 
