@@ -27,6 +27,10 @@ def run(nano, scenes, path, progress=quietly, limit=3):
     return outcome, nano.num_answers - before
 
 
+def in_order(outcome):
+    return sorted(outcome.scored, key=lambda one: (one.example, one.question))
+
+
 def killed_after(num):
     def progress(items, total, title):
         for number, item in enumerate(items):
@@ -46,8 +50,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_scores(nano, scenes, tmp_path):
     path.write_bytes(cut)
     resumed, num_asked = run(nano, scenes, path)
     assert 0 < num_asked < num_whole
-    key = lambda one: (one.example, one.question)  # noqa: E731
-    assert sorted(resumed.scored, key=key) == sorted(whole.scored, key=key)
+    assert in_order(resumed) == in_order(whole)
     again, num_asked = run(nano, scenes, path)
     assert num_asked == 0
     assert again.result == whole.result
