@@ -21,6 +21,7 @@ from molmo2_ros.errors import ConfigError, Molmo2Error
 from molmo2_ros.runtime.engine import engine_folder
 from molmo2_ros.runtime.manifest import FILE_NAME, Manifest
 from molmo2_ros.training.data.dataset import Dataset
+from molmo2_ros.training.evaluation.answer_log import open_log
 from molmo2_ros.training.evaluation.any_engine import Opened, open_any
 from molmo2_ros.training.evaluation.context import context, show_progress
 from molmo2_ros.training.evaluation.on_dataset import evaluate_dataset
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=show_progress,
                 report=written,
                 segmenter=segmenter,
+                log=open_log(options.answers, options.engine, dataset.about.name),
             )
             title, result, notes = dataset.about.name, outcome.result, outcome.notes
             settings = {"dataset": str(options.dataset), **outcome.settings}
@@ -104,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of torch:CHECKPOINT"
     )
+    parser.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FILE",
+        help="with --dataset: keep answers there, and go on behind them",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help="plots, and a page of the worst failures"
@@ -116,8 +124,9 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not belong together, before anything is opened."""
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit is {options.limit}, expected one example at least")
-    if options.sam2 is not None and options.dataset is None:
-        raise ConfigError("--sam2 makes masks of a data set's tracks, expected --dataset with it")
+    if options.dataset is None and (options.sam2 or options.answers):
+        name = "--sam2" if options.sam2 else "--answers"
+        raise ConfigError(f"{name} is for data sets, expected --dataset with it")
     if options.write and options.dataset is not None:
         raise ConfigError("--write keeps figures of rendered scenes, expected no --dataset with it")
     if options.write and not (engine_folder(options.engine) / FILE_NAME).exists():

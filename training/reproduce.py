@@ -21,6 +21,7 @@ from typing import Any
 from molmo2_ros.errors import ConfigError, Molmo2Error
 from molmo2_ros.training.data.convert import convert, read_options
 from molmo2_ros.training.data.dataset import Dataset
+from molmo2_ros.training.evaluation.answer_log import open_log
 from molmo2_ros.training.evaluation.any_engine import open_any
 from molmo2_ros.training.evaluation.context import context, show_progress
 from molmo2_ros.training.evaluation.on_dataset import Outcome, evaluate_dataset
@@ -162,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of torch:CHECKPOINT"
     )
+    parser.add_argument(
+        "--answers", type=Path, metavar="FILE", help="keep answers there, and go on behind them"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help="plots, and a page of the worst failures"
@@ -206,6 +210,7 @@ def _run(chosen: PublishedSet, options: argparse.Namespace) -> tuple[Outcome, li
         progress=show_progress,
         report=report,
         segmenter=segmenter,
+        log=open_log(options.answers, options.engine, options.set),
     )
     if report is not None:
         report.write(f"{opened.name} on {chosen.title}")

@@ -218,7 +218,8 @@ def test_a_report_of_rendered_scenes_has_its_plots_and_worst_answers(capsys, tmp
 
 def test_options_that_do_not_belong_together_are_refused(capsys, tmp_path):
     for options, message in (
-        (["--sam2", str(tmp_path)], "--sam2 makes masks of a data set's tracks"),
+        (["--sam2", str(tmp_path)], "--sam2 is for data sets, expected --dataset with it"),
+        (["--answers", str(tmp_path / "a")], "--answers is for data sets"),
         (["--write", "--engine", "http://localhost:1"], "--write needs an engine folder"),
     ):
         assert main(["--scenes", "1", *options]) == 2

@@ -16,6 +16,7 @@ from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.training.data.dataset import Dataset
 from molmo2_ros.training.data.example import Example
 from molmo2_ros.training.data.media import USUAL_FPS, LoadedClip, Sampling, load_clip, load_images
+from molmo2_ros.training.evaluation.answer_log import AnswerLog
 from molmo2_ros.training.evaluation.questions import Asked, ask_for
 
 Progress = Callable[[Iterable[int], int, str], Iterable[int]]
@@ -72,6 +73,7 @@ def ask_dataset(
     *,
     limit: int | None = None,
     progress: Progress,
+    log: AnswerLog | None = None,
 ) -> Iterator[Answered]:
     """Ask all questions of a data set that can be asked and scored.
 
@@ -81,6 +83,7 @@ def ask_dataset(
         left_out: gets what is not.
         limit: examples at most, the first ones; None for all.
         progress: wraps the numbers of the examples; gets how many there are and a title.
+        log: keeps the answers; those that it has are not asked for again.
 
     Raises:
         DataError: an example's pictures cannot be read, or not one question can be scored.
@@ -90,7 +93,7 @@ def ask_dataset(
     numbers = dataset.wanted()[:limit]
     num_answered = 0
     for number in progress(numbers, len(numbers), dataset.about.name):
-        for answered in _ask_example(grounder, dataset.folder, dataset[number], left_out):
+        for answered in _ask_example(grounder, dataset.folder, dataset[number], left_out, log):
             num_answered += 1
             yield answered
     if not num_answered:
@@ -111,7 +114,11 @@ def _refuse(dataset: Dataset, grounder: AnyGrounder, left_out: LeftOut) -> None:
 
 
 def _ask_example(
-    grounder: AnyGrounder, folder: Path, example: Example, left_out: LeftOut
+    grounder: AnyGrounder,
+    folder: Path,
+    example: Example,
+    left_out: LeftOut,
+    log: AnswerLog | None,
 ) -> Iterator[Answered]:
     for numbers, shown in _showings(grounder, folder, example):
         asked: list[Asked] = []
@@ -123,7 +130,11 @@ def _ask_example(
             except QueryError as error:
                 left_out.note(left_out.refused, example.name, error)
         left_out.num_cut += sum(_is_cut(each, shown) for each in asked)
-        for group in _together(example, asked):
+        known = _known(grounder, example, shown, asked, log)
+        for each, answer in known:
+            yield Answered(example=example, shown=shown, asked=each, answer=answer)
+        told = {id(each) for each, _ in known}
+        for group in _together(example, [each for each in asked if id(each) not in told]):
             try:
                 answers = _answers(grounder, example, shown, group)
             except (QueryError, ImageError) as error:  # such as a clip that is too long
@@ -131,7 +142,33 @@ def _ask_example(
                     left_out.note(left_out.refused, example.name, error)
                 continue
             for each, answer in zip(group, answers, strict=True):
+                if log is not None:
+                    log.keep(example.name, each.text, answer)
                 yield Answered(example=example, shown=shown, asked=each, answer=answer)
+
+
+def _known(
+    grounder: AnyGrounder,
+    example: Example,
+    shown: Shown,
+    asked: Sequence[Asked],
+    log: AnswerLog | None,
+) -> list[tuple[Asked, Answer]]:
+    """Those questions that were answered before."""
+    if log is None:
+        return []
+    are_images = _reads_images(grounder, example, shown)
+    found = [
+        (each, log.find(example.name, each.text, each.query, shown.frames, are_images))
+        for each in asked
+    ]
+    return [(each, answer) for each, answer in found if answer is not None]
+
+
+def _reads_images(grounder: AnyGrounder, example: Example, shown: Shown) -> bool:
+    """Whether stills are read in tiles; one that cannot be is a clip of one frame."""
+    can = "crops" in grounder.model.skills or len(shown.frames) > 1
+    return not example.media.is_clip and can
 
 
 def _together(example: Example, asked: Sequence[Asked]) -> list[list[Asked]]:
@@ -196,7 +233,7 @@ def _answers(
     grounder: AnyGrounder, example: Example, shown: Shown, group: Sequence[Asked]
 ) -> list[Answer]:
     queries, limit = [each.query for each in group], group[0].max_new_tokens
-    if not example.media.is_clip and ("crops" in grounder.model.skills or len(shown.frames) > 1):
+    if _reads_images(grounder, example, shown):
         (query,) = queries
         return [grounder.answer_images(shown.frames, query, max_new_tokens=limit)]
     subtitles = [

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from molmo2_ros.asking import AnyGrounder
 from molmo2_ros.training.data.dataset import Dataset
+from molmo2_ros.training.evaluation.answer_log import AnswerLog
 from molmo2_ros.training.evaluation.asking import LeftOut, Progress, ask_dataset
 from molmo2_ros.training.evaluation.figures import summarise
 from molmo2_ros.training.evaluation.questions import Kind
@@ -79,6 +80,7 @@ def evaluate_dataset(
     progress: Progress,
     report: Report | None = None,
     segmenter: Segmenter | None = None,
+    log: AnswerLog | None = None,
 ) -> Outcome:
     """Ask all that a data set knows, and score the answers.
 
@@ -90,7 +92,9 @@ def evaluate_dataset(
     """
     left_out = LeftOut()
     scored: list[Scored] = []
-    for answered in ask_dataset(grounder, dataset, left_out, limit=limit, progress=progress):
+    for answered in ask_dataset(
+        grounder, dataset, left_out, limit=limit, progress=progress, log=log
+    ):
         one = score_answered(dataset.folder, answered)
         if segmenter is not None and one.kind is Kind.TRACKING:
             told, media = answered.asked.annotation, answered.example.media
