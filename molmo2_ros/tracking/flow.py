@@ -39,6 +39,7 @@ from molmo2_ros.tracking.scene import scene_step
 from molmo2_ros.tracking.template import (
     COLOUR_JUMP,
     TEMPLATE_SIDE,
+    Sought,
     align,
     alike,
     sample_colours,
@@ -189,19 +190,21 @@ def carry(patches: Patches, before: GreyFrame, after: GreyFrame) -> Patches:
         weak = np.flatnonzero(~first.held_N)
         first = first.replaced(weak, _scene_way(patches, before.grey, exposed), weak)
     passed_ns = after.stamp_ns - before.stamp_ns
-    way = _look(gained, first, after, passed_ns)
+    sought = Sought.of(patches.template_NPP)
+    way = _look(gained, sought, first, after, passed_ns)
     doubted = np.flatnonzero((way.likeness_N < GOOD_LIKENESS) & ~patches.lost_N)
     if len(doubted):
         some = gained.take(doubted)
         rest = (moved_NK2[doubted], found_NK[doubted] & ~first.agreed_NK[doubted])
-        second = _look(some, _group_way(some, *rest, weight_NK[doubted]), after, passed_ns)
-        coast = _look(
-            some, _coast_way(some, moved_NK2[doubted], found_NK[doubted]), after, passed_ns
-        )
-        way = way.with_better(doubted, second, coast)
+        second = _group_way(some, *rest, weight_NK[doubted])
+        coast = _coast_way(some, moved_NK2[doubted], found_NK[doubted])
+        twice = np.concatenate([doubted, doubted])
+        both = _look(gained.take(twice), sought.take(twice), second.joined(coast), after, passed_ns)
+        way = way.with_better(doubted, *both.halves())
         doubted = np.flatnonzero((way.likeness_N < KEEP_LIKENESS) & ~patches.lost_N)
         if len(doubted):
-            way = way.with_better(doubted, _search_way(gained.take(doubted), after, passed_ns))
+            searched = _search_way(gained.take(doubted), sought.take(doubted), after, passed_ns)
+            way = way.with_better(doubted, searched)
     return _settle(gained, after, passed_ns, way, moved_NK2)
 
 
@@ -223,6 +226,24 @@ class _Way:
             better = other.held_N & (other.likeness_N > way.likeness_N[rows] + BETTER_LIKENESS)
             way = way.replaced(rows[better], other, np.flatnonzero(better))
         return way
+
+    def joined(self, other: _Way) -> _Way:
+        """This way and another, one after the other."""
+        return _Way(
+            **{
+                entry.name: np.concatenate([getattr(self, entry.name), getattr(other, entry.name)])
+                for entry in fields(self)
+            }
+        )
+
+    def halves(self) -> tuple[_Way, _Way]:
+        """What was joined of two of one length."""
+        middle = len(self.held_N) // 2
+        first, second = (
+            _Way(**{entry.name: getattr(self, entry.name)[part] for entry in fields(self)})
+            for part in (slice(0, middle), slice(middle, None))
+        )
+        return first, second
 
     def replaced(
         self, rows: npt.NDArray[np.intp], other: _Way, other_rows: npt.NDArray[np.intp]
@@ -274,7 +295,7 @@ def _coasted(patches: Patches) -> F64:
     return patches.points_N2 + np.stack([step_N.real, step_N.imag], axis=1)
 
 
-def _search_way(patches: Patches, after: GreyFrame, passed_ns: int) -> _Way:
+def _search_way(patches: Patches, sought: Sought, after: GreyFrame, passed_ns: int) -> _Way:
     """To where it looks like this at all: a thing may outrun its features."""
     size = (after.grey.shape[1] // 2, after.grey.shape[0] // 2)
     half = np.asarray(cv2.resize(after.grey, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -288,7 +309,7 @@ def _search_way(patches: Patches, after: GreyFrame, passed_ns: int) -> _Way:
         held_N=patches.textured_N,
         likeness_N=np.zeros(len(patches)),
     )
-    found = _look(patches, way, after, passed_ns)
+    found = _look(patches, sought, way, after, passed_ns)
     # In a wide window something a little alike is always found.
     return replace(found, held_N=found.held_N & (found.likeness_N > GOOD_LIKENESS))
 
@@ -309,12 +330,12 @@ def _scene_way(
     )
 
 
-def _look(patches: Patches, way: _Way, after: GreyFrame, passed_ns: int) -> _Way:
+def _look(patches: Patches, sought: Sought, way: _Way, after: GreyFrame, passed_ns: int) -> _Way:
     """Draw the points to their templates, and say how far they look right there."""
     points_N2, turn_N, likeness_N = align(
         after.grey,
         patches.gain_N,
-        patches.template_NPP,
+        sought,
         patches.textured_N,
         way.points_N2,
         way.turn_N,

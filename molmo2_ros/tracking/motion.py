@@ -27,8 +27,11 @@ def nearness(features_NK2: F32, points_N2: F64, radius_px: float) -> F64:
 
 def largest_group(motion_NK2: F32, found_NK: Bool, weight_NK: F64) -> Bool:
     """For each point the features that move with the best supported one."""
-    apart_NKK = np.linalg.norm(motion_NK2[:, :, None] - motion_NK2[:, None], axis=3)
-    near_NKK = (apart_NKK < AGREE_PX) & found_NK[:, None] & found_NK[:, :, None]
+    x_NK, y_NK = motion_NK2[..., 0], motion_NK2[..., 1]
+    x_NKK, y_NKK = (along[:, :, None] - along[:, None] for along in (x_NK, y_NK))
+    near_NKK = (
+        (x_NKK * x_NKK + y_NKK * y_NKK < AGREE_PX**2) & found_NK[:, None] & found_NK[:, :, None]
+    )
     support_NK = (near_NKK * weight_NK[:, None]).sum(axis=2)
     leader_N = support_NK.argmax(axis=1)
     return np.asarray(near_NKK[np.arange(len(leader_N)), leader_N])

@@ -45,6 +45,21 @@ def test_a_step_of_exposure_is_taken_back():
     assert np.abs(restored - before.grey[:, 110:]).mean() < 2
 
 
+def test_the_gain_is_the_median_over_the_thumbnails():
+    rng = np.random.default_rng(2)
+    images = (rng.integers(40, 150, (240, 320, 3)).astype(np.uint8) for _ in range(2))
+    first, second = (GreyFrame.of(Frame(image=image, stamp_ns=0)) for image in images)
+    ratios = (second.thumbnail + 1) / (first.thumbnail + 1)
+    assert second.gain_over(first) == pytest.approx(np.median(ratios), rel=1e-6)
+
+
+def test_colours_shrunk_in_two_steps_are_those_of_one_to_a_level():
+    image = np.random.default_rng(4).integers(0, 255, (122, 163, 3)).astype(np.uint8)
+    colours = GreyFrame.of(Frame(image=image, stamp_ns=0)).colours
+    once = cv2.resize(image[:120, :160], (40, 30), interpolation=cv2.INTER_AREA)
+    assert np.abs(colours.astype(int) - once).max() <= 1
+
+
 def test_equal_exposure_costs_nothing():
     before, after = make_grey(value=100), make_grey(value=100)
     assert after.exposed_as(before) is after.grey

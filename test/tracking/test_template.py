@@ -6,8 +6,8 @@ import pytest
 
 from molmo2_ros.tracking.template import (
     TEMPLATE_SIDE,
+    Sought,
     align,
-    likeness,
     sample_colours,
     sample_template,
     search,
@@ -26,7 +26,7 @@ def sample(picture, point=POINT, turn=ONE):
 
 
 def alike(first, second):
-    return likeness(first, second)[0]
+    return Sought.of(first).held_against(second)[0][0]
 
 
 def test_the_same_picture_is_alike_and_another_place_is_not():
@@ -66,15 +66,41 @@ def test_points_are_drawn_to_their_template_and_turned_with_it():
     matrix[:, 2] += (2.5, -1.5)
     moved = cv2.convertScaleAbs(cv2.warpAffine(PICTURE, matrix, (320, 240)), alpha=0.8)
     holds = np.ones(1, bool)
-    place, turn, alike_there = align(moved, np.array([0.8]), sample(PICTURE), holds, POINT, ONE)
+    sought = Sought.of(sample(PICTURE))
+    place, turn, alike_there = align(moved, np.array([0.8]), sought, holds, POINT, ONE)
     assert place[0] == pytest.approx([162.5, 118.5], abs=0.3)
     assert turn[0] == pytest.approx(1.05 * np.exp(1j * np.deg2rad(5)), abs=0.02)
     assert alike_there[0] > 0.95
 
 
+def test_one_step_is_that_of_gauss_and_newton():
+    # The least squares of the differences, weighted, over shift, growth and rotation: worked here
+    # by numerical derivatives of the picture itself.
+    near = sample(PICTURE, POINT + 0.4)
+    sought = Sought.of(sample(PICTURE))
+    _, (step,) = sought.held_against(near)
+    assert step[:2] == pytest.approx([-0.4, -0.4], abs=0.1)
+    assert np.abs(step[2:]).max() < 0.1
+    turned = sample(PICTURE, turn=1.02 * np.exp(0.02j * ONE))
+    _, (step,) = sought.held_against(turned)
+    assert 0.1 * step[2:] == pytest.approx([-0.02, -0.02], abs=0.006)
+    assert np.abs(step[:2]).max() < 0.1
+
+
+def test_likeness_is_contrast_and_structure_of_the_weighted_samples():
+    first, second = sample(PICTURE)[0], sample(PICTURE, POINT + 3.0)[0]
+    line = np.exp(-0.5 * (2.0 * (np.arange(15) - 7)) ** 2 / 64)
+    weight = np.outer(line, line) / np.outer(line, line).sum()
+    one, two = (part - (weight * part).sum() for part in (first, second))
+    covariance = (weight * one * two).sum()
+    contrast = (weight * (one**2 + two**2)).sum()
+    expected = (2 * covariance + 30) / (contrast + 30)
+    assert alike(first[None], second[None]) == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_point_that_its_template_cannot_hold_stays():
     place, turn, _ = align(
-        PICTURE, np.ones(1), sample(PICTURE), np.zeros(1, bool), POINT + 2.0, ONE
+        PICTURE, np.ones(1), Sought.of(sample(PICTURE)), np.zeros(1, bool), POINT + 2.0, ONE
     )
     assert place == pytest.approx(POINT + 2.0)
     assert turn == pytest.approx(1)
@@ -93,6 +119,23 @@ def test_a_template_is_found_again_within_the_reach_of_the_search(shift):
     half = cv2.resize(moved, (160, 120), interpolation=cv2.INTER_AREA)
     (place,) = search(half, np.ones(1), sample(PICTURE), POINT, ONE)
     assert place == pytest.approx(POINT[0] + shift, abs=2.0)
+
+
+def test_a_search_finds_the_least_weighted_squares():
+    half = cv2.resize(PICTURE, (160, 120), interpolation=cv2.INTER_AREA)
+    template = sample(PICTURE) + RNG.normal(0, 9, (1, 15, 15)).astype(np.float32)
+    # The template is nowhere near: the least of many bad places.
+    (place,) = search(half, np.full(1, 0.9), template, POINT + (71.0, -31.0), ONE)
+    line = np.exp(-0.5 * (2.0 * (np.arange(15) - 7)) ** 2 / 64)
+    weight = np.outer(line, line) / np.outer(line, line).sum()
+    column, row = np.round((POINT[0] + (71.5, -30.5)) / 2 - 0.5).astype(int)
+    squares = {
+        (x, y): (weight * (half[y - 7 : y + 8, x - 7 : x + 8] - 0.9 * template[0]) ** 2).sum()
+        for x in range(column - 20, column + 21)
+        for y in range(row - 20, row + 21)
+    }
+    best = np.array(min(squares, key=squares.get))
+    assert place == pytest.approx(2 * best + 0.5)
 
 
 def test_a_search_beyond_the_edge_finds_nothing():

@@ -362,6 +362,55 @@ def test_a_lost_target_keeps_its_id_for_an_answer_that_comes_late(make_stream, p
     assert ids(tracker.measure(point_answer(frames[41], (280, 240)), 1)) == [1]
 
 
+def come_back(stream, at_s, place, answered_place=None):
+    """Ids of a thing answered at (280, 240) on the first frame, and at a place `at_s` later."""
+    tracker = Tracker()
+    first = stream.frame(0)
+    tracker.update(first)
+    ids_then = ids(tracker.measure(point_answer(first, (280, 240)), 1))
+    for index in range(1, round(at_s * 30), 6):
+        tracker.update(stream.frame(index))
+    again = stream.frame(round(at_s * 30))
+    tracker.update(again)
+    return ids_then, ids(tracker.measure(point_answer(again, answered_place or place), 1))
+
+
+@pytest.mark.parametrize(("away_s", "expected"), [(12.0, [1]), (40.0, [2])])
+def test_a_thing_that_was_away_for_long_is_known_by_its_colour(
+    make_stream, pan, make_texture, away_s, expected
+):
+    def draw(image, time_s):
+        if not 0.1 < time_s < away_s - 0.1:
+            put_square(image, make_texture(5), (280 if time_s < 1 else 480, 240), RED)
+
+    stream = make_stream(pan(), draw=draw)
+    assert come_back(stream, away_s, (480, 240)) == ([1], expected)
+
+
+def test_another_thing_at_the_place_of_a_lost_one_gets_an_id_of_its_own(
+    make_stream, pan, make_texture
+):
+    def draw(image, time_s):
+        put_square(image, make_texture(5), (280, 240), RED if time_s < 0.1 else BLUE)
+
+    stream = make_stream(pan(), draw=draw)
+    assert come_back(stream, 1.0, (280, 240)) == ([1], [2])
+
+
+def test_a_thing_that_comes_back_half_covered_is_known_by_what_shows(
+    make_stream, pan, make_texture
+):
+    # A green post stands one pixel beside the point: two thirds of what is seen round it are green.
+    def draw(image, time_s):
+        if time_s < 0.1 or time_s > 0.9:
+            put_square(image, make_texture(5), (280 if time_s < 0.1 else 420, 240), RED)
+        if time_s > 0.1:
+            image[200:280, 418:460] = (60, 180, 60)
+
+    stream = make_stream(pan(), draw=draw)
+    assert come_back(stream, 1.0, (420, 240), answered_place=(416, 240)) == ([1], [1])
+
+
 def test_queries_keep_their_targets_apart(still):
     tracker = Tracker()
     frame = still.frame(0)
