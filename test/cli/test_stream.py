@@ -106,10 +106,8 @@ def taught(engine, **sampling):
     return other
 
 
-def test_points_of_a_whole_video_are_asked_for_once_and_stand_on_their_frames(
-    engine, folder, thing
-):
-    result = ask(taught(engine), folder, f"point[clip]: {thing}")
+def test_points_of_a_whole_video_are_asked_for_once_and_stand_on_their_frames(engine, folder):
+    result = ask(taught(engine), folder, "point[clip]: mugs")
     (answer,) = result.answers
     assert len(answer.stamps_ns) == 8  # the most that the nano reads
     assert (answer.stamps_ns[0], answer.stamps_ns[-1]) == (0, 6_000_000_000)

@@ -204,7 +204,7 @@ def test_rebuilding_changes_what_is_given_and_keeps_the_rest(built, tmp_path, ca
     record = PlanRecord.load(folder / "tensorrt_rtx_sm120")
     assert (record.limits.verify_tokens, record.limits.embedding) == (12, "host")
     table = np.load(folder / "tensorrt_rtx_sm120" / "embedding.npy", mmap_mode="r")
-    assert table.shape == (704, 128)
+    assert table.shape == (768, 128)
     assert [path.name for path in folder.glob("*tensorrt*")] == ["tensorrt_rtx_sm120"]
     assert not list(folder.glob(".build-*"))
 
