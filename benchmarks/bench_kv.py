@@ -86,7 +86,8 @@ class _Ways:
 
         def cut(share: float) -> Logits:
             engine._cut_share = share
-            return self._read(ids, NUM_PREFIX, engine.cut_kv(self._drafted, NUM_PREFIX))[0]
+            kept = engine.keep_kv(self._drafted, np.arange(NUM_PREFIX))
+            return self._read(ids, NUM_PREFIX, kept)[0]
 
         return {
             f"{num_new} tokens, I/O binding": lambda: self._read(ids, NUM_PREFIX, self._prefix)[0],

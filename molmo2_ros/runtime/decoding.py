@@ -46,8 +46,8 @@ class Draft:
         """Whether there is one way only."""
         return self.parents == tuple(range(-1, len(self.tokens) - 1))
 
-    def cut(self, num_tokens: int) -> Draft:
-        """The first tokens of it."""
+    def cut(self, num_tokens: int | None) -> Draft:
+        """The first tokens of it; None for all."""
         return Draft(tokens=self.tokens[:num_tokens], parents=self.parents[:num_tokens])
 
 
@@ -205,7 +205,8 @@ def generate(
         _Answer(
             guide=guide,
             limit=min(limit, _check_room(engine, prefix.num_tokens + len(suffix))),
-            lead=[int(token) for token in suffix],
+            question=suffix.tolist(),
+            lead=suffix.tolist(),
         )
         for suffix, guide, limit in zip(suffixes, guides, max_new_tokens, strict=True)
     ]
@@ -224,10 +225,16 @@ def _write(
     on_end: OnEnd | None,
     cancel: Callable[[int], bool] | None,
 ) -> None:
-    """Write some of the answers to their end, as branches of one sequence."""
+    """Write some of the answers to their end, as branches of one sequence.
+
+    Where the cache has no room for all of them at once, the last ones wait for the others' end and
+    are then read again as far as they were written.
+    """
     eos_ids = engine.manifest.tokens.eos_ids
     kv = prefix.kv
     owner_P = np.zeros(0, np.int64)  # row of each token behind the prefix, -1 where none took it
+    waiting: list[int] = []
+    rows = list(rows)
     while True:
         for row in rows:
             answer = answers[row]
@@ -237,12 +244,16 @@ def _write(
                 on_end(row, answer.finish())
         rows = [row for row in rows if not answers[row].is_done]
         if not rows:
-            return
-        # What nobody has taken of the last drafts stands mostly at the end, and goes.
-        wanted = np.flatnonzero(np.isin(owner_P, rows))
-        owner_P = owner_P[: wanted[-1] + 1 if len(wanted) else 0]
-        kv = engine.cut_kv(kv, prefix.num_tokens + len(owner_P))
-        branches = _Branches(rows, answers)
+            if not waiting:
+                return
+            rows, waiting = waiting, []
+            continue
+        rows, left_over, most_drafted = _share_room(engine, prefix, answers, rows, owner_P)
+        waiting = left_over + waiting
+        kept_P = np.isin(owner_P, rows)
+        kept = np.append(np.arange(prefix.num_tokens), prefix.num_tokens + np.flatnonzero(kept_P))
+        kv, owner_P = engine.keep_kv(kv, kept), owner_P[kept_P]
+        branches = _Branches(rows, answers, most_drafted)
         logits_1LV, kv = engine.forward(
             branches.ids_S[None],
             (prefix.num_tokens + branches.positions(owner_P))[None],
@@ -258,12 +269,38 @@ def _write(
         owner_P = np.concatenate([owner_P, branches.owner_S])
 
 
+def _share_room(
+    engine: Engine,
+    prefix: Prefix,
+    answers: Sequence[_Answer],
+    rows: list[int],
+    owner_P: npt.NDArray[np.int64],
+) -> tuple[list[int], list[int], int | None]:
+    """What the cache has room for in the next pass.
+
+    Returns:
+        rows that go on, at least one; rows that must wait; tokens that each may draft, None for
+        any number.
+    """
+    if engine.most_tokens is None:
+        return rows, [], None
+    room = engine.most_tokens - prefix.num_tokens
+    num_taken = np.bincount(owner_P[owner_P >= 0], minlength=rows[-1] + 1)
+    wanted = np.cumsum([num_taken[row] + len(answers[row].lead) for row in rows])
+    count = max(1, int(np.searchsorted(wanted, room, side="right")))
+    for row in rows[count:]:
+        answers[row].begin_anew()
+    return rows[:count], rows[count:], max(0, room - int(wanted[count - 1])) // count
+
+
 class _Branches:
     """One pass: for each row what leads to its next token, and its draft behind that."""
 
-    def __init__(self, rows: Sequence[int], answers: Sequence[_Answer]) -> None:
+    def __init__(
+        self, rows: Sequence[int], answers: Sequence[_Answer], most_drafted: int | None
+    ) -> None:
         leads = {row: answers[row].lead for row in rows}
-        self._drafts = {row: answers[row].draft() for row in rows}
+        self._drafts = {row: answers[row].draft().cut(most_drafted) for row in rows}
         sizes = [len(leads[row]) + len(self._drafts[row].tokens) for row in rows]
         self.ids_S = np.zeros(sum(sizes), np.int64)
         self.owner_S = np.full(sum(sizes), -1)  # row that has taken the token
@@ -332,6 +369,7 @@ class _Answer:
 
     guide: Guide
     limit: int
+    question: list[int]
     lead: list[int]  # tokens that the next pass must read: the question, later the newest token
     ids: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
@@ -350,6 +388,10 @@ class _Answer:
     @property
     def is_done(self) -> bool:
         return self.cancelled or self.ended or self.truncated
+
+    def begin_anew(self) -> None:
+        """The cache no longer holds what was read of it."""
+        self.lead = self.question + self.ids
 
     def draft(self) -> Draft:
         """What the next pass reads ahead, no more than could be written."""
@@ -431,10 +473,13 @@ def _probabilities(logits_LV: npt.NDArray[np.float32]) -> list[float]:
 
 def _check_room(engine: Engine, num_tokens: int) -> int:
     """Positions left for an answer."""
-    room = engine.manifest.text.max_positions - num_tokens
+    most = engine.manifest.text.max_positions
+    if engine.most_tokens is not None:
+        most = min(most, engine.most_tokens)
+    room = most - num_tokens
     if room < 1:
         raise QueryError(
-            f"the prompt has {num_tokens} tokens, {engine.manifest.name} has room for "
-            f"{engine.manifest.text.max_positions} with the answer; ask about fewer frames"
+            f"the prompt has {num_tokens} tokens, {engine.manifest.name} has room for {most} with "
+            "the answer; ask about fewer frames"
         )
     return room

@@ -4,14 +4,19 @@ A pass reads a buffer as it lies and writes all columns, old and new, to scratch
 joins them outside its attention operator). Only the new columns are then copied behind those that
 count. So the next pass finds the same shapes at the same addresses, and can be replayed.
 
-Older handles stay valid: a handle is a buffer and a length, and columns behind its length are
-masked. Where another handle still counts on the columns that a pass would write, the buffer is
-copied first.
+Older handles stay valid: a handle is a buffer and those of its columns that count. Before a pass
+they are moved to the buffer's start, if columns between them no longer count; what lies behind them
+is masked. Where another handle still counts on columns that would be written, the buffer is copied
+first.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
 
 from molmo2_ros.errors import EngineError
 from molmo2_ros.runtime.cuda_api import Copy2D, Cuda
@@ -95,14 +100,33 @@ class KvBuffer:
 
 
 class DeviceKV:
-    """The first `length` columns of a buffer."""
+    """Some columns of a buffer: the tokens that count, in their order."""
 
-    __slots__ = ("__weakref__", "buffer", "length")
+    __slots__ = ("__weakref__", "buffer", "columns_P")
 
-    def __init__(self, buffer: KvBuffer, length: int) -> None:
+    def __init__(self, buffer: KvBuffer, columns_P: npt.NDArray[np.int64]) -> None:
         self.buffer = buffer
-        self.length = length
+        self.columns_P = columns_P  # int64, ascending
         buffer.handles.add(self)
+
+    @property
+    def length(self) -> int:
+        """Tokens that count."""
+        return len(self.columns_P)
+
+    @property
+    def end(self) -> int:
+        """The column behind the last one that counts."""
+        return int(self.columns_P[-1]) + 1 if len(self.columns_P) else 0
+
+    def moves(self) -> Iterator[tuple[int, int, int]]:
+        """What brings the columns together at the start: target, source and count of each move.
+
+        Worked example: of columns 0 1 4 5 6 9 the runs 4 5 6 and 9 move, to 2 and to 5.
+        """
+        breaks = np.flatnonzero(np.diff(self.columns_P, prepend=-1) != 1)
+        for start, stop in zip(breaks, [*breaks[1:], self.length], strict=True):
+            yield int(start), int(self.columns_P[start]), int(stop - start)
 
 
 class KvPool:
@@ -126,13 +150,48 @@ class KvPool:
 
     def empty(self) -> DeviceKV:
         """No columns yet."""
-        return DeviceKV(self._take(1), 0)
+        return DeviceKV(self._take(1), np.arange(0))
+
+    def packed(self, kv: DeviceKV) -> DeviceKV:
+        """The same tokens in the first columns of a buffer.
+
+        Args:
+            kv: stays valid; where nobody else counts on what is written over, it is what moves.
+
+        Raises:
+            EngineError: no memory.
+        """
+        if kv.end == kv.length:
+            return kv
+        moves = list(kv.moves())
+        others = (handle.end for handle in kv.buffer.handles if handle is not kv)
+        if max(others, default=0) > moves[0][0]:
+            moved = self._take(kv.length)
+            for target, source, count in [(0, 0, moves[0][0]), *moves]:
+                self._copy(moved, target, kv.buffer, source, count)
+            return DeviceKV(moved, np.arange(kv.length))
+        for target, source, count in moves:
+            step = source - target  # a copy must not read what it writes
+            for first in range(0, count, step):
+                width = min(step, count - first)
+                self._copy(kv.buffer, target + first, kv.buffer, source + first, width)
+        kv.columns_P = np.arange(kv.length)
+        return kv
+
+    def _copy(
+        self, target: KvBuffer, target_start: int, source: KvBuffer, start: int, count: int
+    ) -> None:
+        """Some columns of a buffer to another place."""
+        if not count:
+            return
+        for copy in self.layout.copies(target.columns, target_start, source.columns, start, count):
+            self._cuda.copy_2d(target.address, source.address, copy)
 
     def append(self, kv: DeviceKV, source: int, columns: int, start: int, count: int) -> DeviceKV:
         """Write new columns behind those of a handle.
 
         Args:
-            kv: stays valid.
+            kv: packed; stays valid.
             source: memory that holds the new columns.
             columns: of that memory.
             start: first new column there.
@@ -144,18 +203,16 @@ class KvPool:
         buffer = self._writable(kv, count)
         for copy in self.layout.copies(buffer.columns, kv.length, columns, start, count):
             self._cuda.copy_2d(buffer.address, source, copy)
-        return DeviceKV(buffer, kv.length + count)
+        return DeviceKV(buffer, np.arange(kv.length + count))
 
     def _writable(self, kv: DeviceKV, count: int) -> KvBuffer:
         """The handle's own buffer, or a copy where it is too small or others count on the rest."""
         buffer, wanted = kv.buffer, kv.length + count
-        longest = max(handle.length for handle in buffer.handles)
+        longest = max(handle.end for handle in buffer.handles)
         if wanted <= buffer.columns and longest <= kv.length:
             return buffer
         copied = self._take(wanted)
-        if kv.length:
-            for copy in self.layout.copies(copied.columns, 0, buffer.columns, 0, kv.length):
-                self._cuda.copy_2d(copied.address, buffer.address, copy)
+        self._copy(copied, 0, buffer, 0, kv.length)
         return copied
 
     def _take(self, wanted: int) -> KvBuffer:

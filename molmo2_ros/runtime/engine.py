@@ -29,6 +29,7 @@ class Engine(Protocol):
     manifest: Manifest
     device: str  # where it runs: one of DEVICES but "auto"
     runtime: str  # what computes, with versions and, beside the folder's, hashes of what it reads
+    most_tokens: int | None  # that a cache may hold; None where memory alone bounds it
 
     def encode(
         self, patches_KNC: npt.NDArray[np.float32], pooling_MW: npt.NDArray[np.int64]
@@ -74,8 +75,13 @@ class Engine(Protocol):
         """
         ...
 
-    def cut_kv(self, kv: KV, length: int) -> KV:
-        """The cache of the first `length` tokens of `kv`."""
+    def keep_kv(self, kv: KV, kept_K: npt.NDArray[np.int64]) -> KV:
+        """The cache of some of the tokens of `kv`, which itself stays valid.
+
+        Args:
+            kv: cache of P tokens.
+            kept_K: which of the P, int64 [K], ascending.
+        """
         ...
 
 

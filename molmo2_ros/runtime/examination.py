@@ -167,7 +167,7 @@ class Examination:
             np.concatenate([wrong, right])[None],
             (start + places_S)[None],
             bias_ST[None, None],
-            self.engine.cut_kv(kv, start),
+            self.engine.keep_kv(kv, np.arange(start)),
             logit_indices_L=np.arange(1, len(places_S)),
         )
         return self._steps(logits_1LV[0], half + 1, "logits after a cut of the cache")

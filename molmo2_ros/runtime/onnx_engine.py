@@ -42,7 +42,7 @@ class OnnxKV:
     """Keys and values on the engine's device: key, value, key ... by layer."""
 
     tensors: tuple[Any, ...]  # onnxruntime.OrtValue [B, kv heads, columns, head_dim]
-    columns_P: npt.NDArray[np.int64]  # where the tokens stand; what lies between was cut off
+    columns_P: npt.NDArray[np.int64]  # where the tokens stand; what lies between was not kept
     num_columns: int
 
     @property
@@ -91,6 +91,7 @@ class OnnxEngine:
             self.device, _ = fit_device(self.manifest, "cpu", "cpu")
             self._open(threads)
         self.runtime = runtime_name(self.device)
+        self.most_tokens: int | None = None
         self._cut_share = _CUT_SHARE[self.device]
         _LOG.info("loaded %s from %s on %s", self.manifest.name, self.folder, self.device)
 
@@ -185,11 +186,12 @@ class OnnxEngine:
         logits, *present = binding.get_outputs()
         return logits.numpy(), tuple(present)
 
-    def cut_kv(self, kv: OnnxKV, length: int) -> OnnxKV:
-        """See Engine.cut_kv."""
+    def keep_kv(self, kv: OnnxKV, kept_K: npt.NDArray[np.int64]) -> OnnxKV:
+        """See Engine.keep_kv."""
+        length = len(kept_K)
         if length == kv.length:
             return kv
-        columns_P = kv.columns_P[:length]
+        columns_P = kv.columns_P[kept_K]
         is_small = kv.num_columns - length <= self._cut_share * length
         if is_small or self._dtype == "bfloat16":  # which numpy cannot hold, to copy it
             return OnnxKV(kv.tensors, columns_P, kv.num_columns)
@@ -201,7 +203,7 @@ class OnnxEngine:
 
 
 def _spread(bias_B1ST: npt.NDArray[np.float32], kv: OnnxKV) -> npt.NDArray[np.float32]:
-    """The mask over all columns of the cache: those of cut tokens are seen by nobody.
+    """The mask over all columns of the cache: no token sees those that were not kept.
 
     Worked example: of four columns the first two count, one new token sees all: [0, 0, 0] becomes
     [0, 0, HIDDEN, HIDDEN, 0].

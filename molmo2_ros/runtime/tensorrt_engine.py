@@ -107,6 +107,7 @@ class TensorRTEngine:
             )
         row_bytes = text.head_dim * item_bytes(self._dtype)
         self._layout = KvLayout(len(self._past), text.num_kv_heads, row_bytes)
+        self.most_tokens: int | None = limits.past_tokens
         self._pool = KvPool(cuda, self._memory, self._layout, limits.past_tokens)
         self._num_patches = (manifest.vision.image_size // manifest.vision.patch_size) ** 2
 
@@ -190,9 +191,9 @@ class TensorRTEngine:
         """See Engine.empty_kv."""
         return self._pool.empty()
 
-    def cut_kv(self, kv: DeviceKV, length: int) -> DeviceKV:
-        """See Engine.cut_kv; what is cut off is written over by the next pass."""
-        return kv if length == kv.length else DeviceKV(kv.buffer, length)
+    def keep_kv(self, kv: DeviceKV, kept_K: npt.NDArray[np.int64]) -> DeviceKV:
+        """See Engine.keep_kv; the next pass moves what is kept together, over the rest."""
+        return kv if len(kept_K) == kv.length else DeviceKV(kv.buffer, kv.columns_P[kept_K])
 
     def forward(
         self,
@@ -212,6 +213,7 @@ class TensorRTEngine:
                 "branches of one (runtime/decoding.py)"
             )
         indices_L = np.array([num_new - 1]) if logit_indices_L is None else logit_indices_L
+        kv = self._pool.packed(kv)
         num_past = kv.length
         logits = np.zeros((1, len(indices_L), self.manifest.text.vocab_size), np.float32)
         pieces = split_pass(bias_B1ST[0, 0], num_past, indices_L, self.limits)

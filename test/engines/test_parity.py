@@ -421,16 +421,15 @@ def test_a_decoder_of_another_checkpoint_is_refused_where_the_manifest_vouches_f
 class LastTokensKept(OnnxEngine):
     """Cuts a cache at the wrong end."""
 
-    def cut_kv(self, kv, length):
-        return super().cut_kv(replace(kv, columns_P=kv.columns_P[::-1].copy()), length)
+    def keep_kv(self, kv, kept):
+        return super().keep_kv(replace(kv, columns_P=kv.columns_P[::-1].copy()), kept)
 
 
 class NothingCut(OnnxEngine):
     """Leaves what was cut where it can be seen, and moves what comes behind it."""
 
-    def cut_kv(self, kv, length):
-        kept = np.concatenate([kv.columns_P[: length - 1], kv.columns_P[-1:]])
-        return super().cut_kv(replace(kv, columns_P=kept), length)
+    def keep_kv(self, kv, kept):
+        return super().keep_kv(kv, np.append(kept[:-1], kv.length - 1))
 
 
 @pytest.mark.parametrize("engine_class", [LastTokensKept, NothingCut])

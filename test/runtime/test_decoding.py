@@ -273,6 +273,72 @@ def test_hostile_drafts_change_no_token(nano, prefix, suffixes, seed):
     assert sum(a.num_accepted for a in drafted) < sum(a.num_drafted for a in drafted)
 
 
+class Bounded:
+    """An engine whose cache is held to its bound, and which notes how full it was."""
+
+    def __init__(self, engine, most_tokens):
+        self._engine, self.most_tokens, self.fill = engine, most_tokens, []
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def forward(self, *inputs, **more):
+        logits, kv = self._engine.forward(*inputs, **more)
+        self.fill.append(kv.length)
+        assert kv.length <= self.most_tokens
+        return logits, kv
+
+
+@pytest.mark.parametrize("room", [60, 75, 90, 105, 120, 180, 400])
+def test_a_cache_without_room_for_all_answers_writes_the_same_ones(endless, prefix, suffixes, room):
+    """Drafts are cut first; where even what is written has no room, answers wait for others."""
+    rng = np.random.default_rng(room)
+    size = endless.manifest.text.vocab_size
+
+    def spoilt(tokens):
+        place = rng.integers(0, len(tokens) + 1)
+        return [*tokens[:place], *rng.integers(0, size, 12).tolist(), *tokens[place:]]
+
+    longest = max(map(len, suffixes))
+    plain = generate(endless, prefix, suffixes, max_new_tokens=60 - longest)
+    bounded = Bounded(endless, prefix.num_tokens + room)
+    guides = [Guide(drafts=continuing(answer.ids, spoilt)) for answer in plain]
+    told = {row: [] for row in range(len(suffixes))}
+    ended = []
+    drafted = generate(
+        bounded,
+        prefix,
+        suffixes,
+        max_new_tokens=60 - longest,
+        guides=guides,
+        on_tokens=lambda row, tokens, shares, is_last: told[row].extend(tokens),
+        on_end=lambda row, answer: ended.append(row),
+    )
+    assert [answer.ids for answer in drafted] == [answer.ids for answer in plain]
+    assert [tuple(tokens) for tokens in told.values()] == [answer.ids for answer in plain]
+    assert sorted(ended) == [0, 1, 2]
+    if room <= 120:  # not even what is written of all three has room
+        assert sum(map(len, suffixes)) + sum(len(answer.ids) for answer in plain) > room
+
+
+def test_an_answer_ends_where_the_cache_does(endless, prefix, suffixes):
+    room = len(suffixes[0]) + 7
+    bounded = Bounded(endless, prefix.num_tokens + room)
+    (answer,) = generate(bounded, prefix, suffixes[:1], max_new_tokens=50)
+    assert (len(answer.ids), answer.truncated) == (7, True)
+
+
+def test_what_nobody_took_of_drafts_leaves_the_cache(nano, prefix, suffixes):
+    """Three answers of a few dozen tokens, each with two hundred wrong ones read ahead."""
+    bounded = Bounded(nano, prefix.num_tokens + 900)
+    wrong = Scripted(lambda written: Draft.line([7] * 60))
+    guides = [Guide(drafts=wrong)] * 3
+    answers = generate(bounded, prefix, suffixes, max_new_tokens=200, guides=guides)
+    num_read = sum(len(ids) for ids in suffixes) + sum(len(answer.ids) for answer in answers)
+    assert sum(answer.num_drafted for answer in answers) > 900
+    assert max(bounded.fill) <= prefix.num_tokens + num_read + 3 * 60
+
+
 def test_a_tree_is_followed_along_the_branch_that_the_model_takes(endless, prefix, suffixes):
     (plain,) = generate(endless, prefix, suffixes[2:], max_new_tokens=30)
     ids = plain.ids

@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from molmo2_ros.errors import EngineError
@@ -123,11 +123,66 @@ def test_columns_that_somebody_counts_on_are_not_written_over(pool, cuda):
 
 def test_a_cut_cache_is_appended_to_in_place_once_the_longer_one_is_gone(pool, cuda):
     kv = append(pool, cuda, pool.empty(), 100)
-    cut = DeviceKV(kv.buffer, 60)
+    cut = DeviceKV(kv.buffer, np.arange(60))
     assert append(pool, cuda, cut, 5).buffer is not cut.buffer
     del kv
     gc.collect()
     assert append(pool, cuda, cut, 5).buffer is cut.buffer
+
+
+def numbered(pool, cuda, count):
+    """A cache whose every column holds its own number."""
+    kv = pool.empty()
+    for number in range(count):
+        kv = append(pool, cuda, kv, 1, value=number)
+    return kv
+
+
+def numbers(pool, cuda, kv):
+    """What the columns that count hold, the same in every head of every tensor."""
+    layout, buffer = pool.layout, kv.buffer
+    memory = cuda.at(buffer.address, layout.total_bytes(buffer.columns))
+    size = layout.num_heads * buffer.columns * layout.row_bytes
+    tensors = np.array(
+        [
+            memory[offset : offset + size].reshape(layout.num_heads, buffer.columns, -1)
+            for offset in layout.offsets(buffer.columns)
+        ]
+    )
+    width = layout.num_tensors * layout.num_heads * layout.row_bytes
+    columns = tensors[:, :, kv.columns_P].transpose(2, 0, 1, 3).reshape(kv.length, width)
+    assert (columns == columns[:, :1]).all()
+    return columns[:, 0].tolist()
+
+
+def test_moves_bring_runs_of_columns_together(pool):
+    kv = DeviceKV(pool.empty().buffer, np.array([0, 1, 4, 5, 6, 9]))
+    assert list(kv.moves()) == [(2, 4, 3), (5, 9, 1)]
+    assert (kv.length, kv.end) == (6, 10)
+
+
+@given(st.sets(st.integers(0, 39)), st.integers(0, 39), st.booleans())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_kept_columns_are_moved_together_and_nothing_that_counts_is_lost(
+    host_gpu, dropped, length, is_shared
+):
+    cuda = host_gpu.HostCuda()
+    pool = KvPool(cuda, DeviceMemory(cuda), KvLayout(4, 2, 64), 1024)
+    whole = numbered(pool, cuda, 40)
+    other = DeviceKV(whole.buffer, np.arange(length))  # as the prefix that all questions share
+    kept = DeviceKV(whole.buffer, np.array(sorted(set(range(40)) - dropped), np.int64))
+    if not is_shared:
+        del whole
+    gc.collect()
+    packed = pool.packed(kept)
+    assert packed.columns_P.tolist() == list(range(40 - len(dropped)))
+    assert numbers(pool, cuda, packed) == sorted(set(range(40)) - dropped)
+    assert numbers(pool, cuda, kept) == sorted(set(range(40)) - dropped)
+    assert numbers(pool, cuda, other) == list(range(length))
+    if is_shared:
+        assert numbers(pool, cuda, whole) == list(range(40))
+    elif not dropped or min(dropped) >= length:
+        assert packed.buffer is other.buffer  # no second buffer where nobody counts on the rest
 
 
 def test_buffers_are_used_again_and_only_some_are_kept(pool, cuda):

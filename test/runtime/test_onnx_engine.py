@@ -70,9 +70,9 @@ def test_a_cache_stays_valid_after_it_was_continued(nano, ids):
 def test_a_cut_cache_is_that_of_its_first_tokens(nano, ids):
     _, whole = nano.forward(ids, positions(0, 9), causal(9), nano.empty_kv())
     _, short = nano.forward(ids[:, :6], positions(0, 6), causal(6), nano.empty_kv())
-    cut = nano.cut_kv(whole, 6)
+    cut = nano.keep_kv(whole, np.arange(6))
     assert (whole.length, cut.length) == (9, 6)
-    assert nano.cut_kv(whole, 9) is whole
+    assert nano.keep_kv(whole, np.arange(9)) is whole
     one = np.array([[3]])
     after_cut, after_short = (
         nano.forward(one, positions(6, 7), causal(1, 6), kv)[0] for kv in (cut, short)
@@ -87,15 +87,15 @@ def test_cut_tokens_are_seen_by_nobody_whether_they_are_left_in_or_taken_out(
     """On a GPU what was cut stays in the cache, masked, until it is more than what counts."""
     monkeypatch.setattr(nano, "_cut_share", cut_share)
     _, kv = nano.forward(ids, positions(0, 9), causal(9), nano.empty_kv())
-    kv = nano.cut_kv(kv, 6)
+    kv = nano.keep_kv(kv, np.arange(6))
     assert (kv.length, kv.num_columns) == (6, num_columns)
     other = (ids[:, 6:] + 1) % nano.manifest.text.vocab_size
     _, kv = nano.forward(other, positions(6, 9), causal(3, 6), kv)
     plain = np.concatenate([ids[:, :6], other[:, :2], ids[:, :1]], axis=1)
     expected, _ = nano.forward(plain, positions(0, 9), causal(9), nano.empty_kv())
-    left_in = nano.cut_kv(kv, 8)  # what is left is not in one piece
+    left_in = nano.keep_kv(kv, np.arange(8))  # what is left is not in one piece
     monkeypatch.setattr(nano, "_cut_share", 0.0)
-    taken_out = nano.cut_kv(kv, 8)
+    taken_out = nano.keep_kv(kv, np.arange(8))
     assert taken_out.num_columns == 8
     for cut in (left_in, taken_out):
         last, _ = nano.forward(ids[:, :1], positions(8, 9), causal(1, 8), cut)

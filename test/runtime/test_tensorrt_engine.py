@@ -176,11 +176,31 @@ def test_what_was_cut_off_is_written_over_in_place(make, nano, ids):
     engine, _ = make()
     _, kv = read(engine, ids[:9], engine.empty_kv())
     buffer = kv.buffer
-    kv = engine.cut_kv(kv, 6)
+    kv = engine.keep_kv(kv, np.arange(6))
     _, kv = read(engine, ids[20:23], kv)
     assert kv.buffer is buffer
     _, expected = read(nano, [*ids[:6], *ids[20:23]], nano.empty_kv())
     np.testing.assert_allclose(read(engine, [8], kv)[0], read(nano, [8], expected)[0], atol=1e-4)
+
+
+def test_what_was_not_kept_between_tokens_is_seen_by_nobody(make, nano, ids):
+    engine, _ = make()
+    _, kv = read(engine, ids[:20], engine.empty_kv())
+    prefix = engine.keep_kv(kv, np.arange(6))
+    buffer = kv.buffer
+    kv = engine.keep_kv(kv, np.array([0, 1, 2, 3, 4, 5, 9, 10, 15]))
+    # As branches do: what stands between is masked for those that come behind it.
+    logits, kv = read(engine, ids[20:23], kv, range(3))
+    assert (kv.length, kv.buffer) == (12, buffer)
+    _, expected = read(nano, ids[:20], nano.empty_kv())
+    expected = nano.keep_kv(expected, np.array([0, 1, 2, 3, 4, 5, 9, 10, 15]))
+    wanted, expected = read(nano, ids[20:23], expected, range(3))
+    np.testing.assert_allclose(logits, wanted, atol=1e-4)
+    np.testing.assert_allclose(read(engine, [8], kv)[0], read(nano, [8], expected)[0], atol=1e-4)
+    _, expected = read(nano, ids[:6], nano.empty_kv())
+    np.testing.assert_allclose(
+        read(engine, [8], prefix)[0], read(nano, [8], expected)[0], atol=1e-4
+    )
 
 
 def test_a_cache_grows_over_its_buckets(make, nano, ids):
