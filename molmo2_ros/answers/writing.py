@@ -6,6 +6,7 @@ probabilities where it gives them (AnswerListener). What is made of either is th
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,8 +21,6 @@ from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import Automaton
 from molmo2_ros.runtime.manifest import CalibrationFacts
 
-_UNFINISHED = "\ufffd"  # what bytes that are not yet a whole character decode to
-_MAX_HELD = 4  # no character has more bytes
 # An answer off its grammar that is longer than this, and so many tokens for each of its points,
 # will hardly come to an end: a point with its stamp takes fewer, and so does an excuse in words.
 LOST_TOKENS, TOKENS_A_POINT = 128, 20
@@ -54,16 +53,21 @@ class WrittenText:
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._held: list[tuple[int, float]] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held: list[float] = []  # probabilities of tokens since the last whole character
         self._parts: list[str] = []
         self._tail = ""
-        self._length = 0
+        self._start = self._length = 0  # of what the held tokens write, and the end so far
         self.tokens: list[WrittenToken] = []
 
     @property
     def text(self) -> str:
-        """All whole characters so far; bytes that never became one are U+FFFD."""
-        return "".join(self._parts) + self._tokenizer.decode([held[0] for held in self._held])
+        """All characters so far, as `PromptTokenizer.decode` gives them.
+
+        Bytes that never became one are U+FFFD, those of a character that has only begun too.
+        """
+        begun, _ = self._decoder.getstate()
+        return "".join(self._parts) + begun.decode("utf-8", "replace")
 
     @property
     def may_end_point(self) -> bool:
@@ -77,22 +81,20 @@ class WrittenText:
             token_id: control tokens add no character.
             probability: that the model gave it, 0..1.
         """
-        self._held.append((token_id, probability))
-        if len(self._held) == 1:
-            added = self._tokenizer.decode_one(token_id)
-        else:
-            added = self._tokenizer.decode([held[0] for held in self._held])
-        if added.endswith(_UNFINISHED) and len(self._held) < _MAX_HELD:
-            return
-        end = self._length + len(added)
-        self.tokens.extend(
-            WrittenToken(start=self._length, end=end, probability=probability)
-            for _, probability in self._held
-        )
-        self._held.clear()
+        added = self._decoder.decode(self._tokenizer.bytes_of(token_id))
         self._parts.append(added)
         self._tail = (self._tail + added)[-_TAIL:]
-        self._length = end
+        self._length += len(added)
+        self._held.append(probability)
+        begun, _ = self._decoder.getstate()
+        if begun:
+            return
+        self.tokens.extend(
+            WrittenToken(start=self._start, end=self._length, probability=held)
+            for held in self._held
+        )
+        self._held.clear()
+        self._start = self._length
 
 
 class HeardText:

@@ -77,6 +77,7 @@ class PromptTokenizer:
         added = {token["content"]: int(token["id"]) for token in listed}
         self._control_ids = frozenset(added.values())
         self._texts: dict[int, str] = {}  # of tokens that were written before
+        self._bytes: dict[int, bytes] = {}
         self._text_tokenizer = _without_added_tokens(description, path)
         self._path = path
         self.ids = ControlIds(
@@ -161,12 +162,11 @@ class PromptTokenizer:
 
     def token_bytes(self) -> list[bytes]:
         """The bytes that each token writes, by id; none for control tokens and unused ids."""
-        byte_of = {character: byte for byte, character in _byte_alphabet().items()}
         vocab: dict[str, int] = self._text_tokenizer.get_vocab()
         written = [b""] * (max(*vocab.values(), *self._control_ids) + 1)
         for token, token_id in vocab.items():
-            if all(character in byte_of for character in token):
-                written[token_id] = bytes(byte_of[character] for character in token)
+            if all(character in _BYTE_OF for character in token):
+                written[token_id] = _written_bytes(token)
         return written
 
     def decode_one(self, token_id: int) -> str:
@@ -175,6 +175,21 @@ class PromptTokenizer:
         if text is None:
             text = self._texts[token_id] = self.decode([token_id])
         return text
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """What one token adds to a text that is decoded as a whole: a character may span several.
+
+        None for control tokens and ids that the vocabulary lacks.
+        """
+        written = self._bytes.get(token_id)
+        if written is None:
+            token = self._tokenizer.id_to_token(token_id)
+            if token is None or token_id in self._control_ids:
+                written = b""
+            else:
+                written = _written_bytes(token)
+            self._bytes[token_id] = written
+        return written
 
     def is_visual(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which ids are of the visual block, whose tokens see each other both ways."""
@@ -225,6 +240,14 @@ def _without_added_tokens(description: dict[str, Any], path: Path) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(text_only))
 
 
+def _written_bytes(token: str) -> bytes:
+    """A token's bytes; one with characters outside of the byte alphabet stands for itself."""
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError:
+        return token.encode("utf-8")
+
+
 def _byte_alphabet() -> dict[int, str]:
     """The character that stands for each byte in byte-level BPE (GPT-2's table)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -232,3 +255,6 @@ def _byte_alphabet() -> dict[int, str]:
     return {byte: chr(byte) for byte in shown} | {
         byte: chr(256 + i) for i, byte in enumerate(hidden)
     }
+
+
+_BYTE_OF = {character: byte for byte, character in _byte_alphabet().items()}

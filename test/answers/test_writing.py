@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from molmo2_ros.answers.answer import Timing
 from molmo2_ros.answers.grammar import AnswerGrammar
@@ -53,6 +55,16 @@ def test_an_unfinished_character_is_held_back(tokenizer):
     for token_id in ids[1:]:
         written.append(token_id, 0.5)
     assert written.text == "\u676f"
+
+
+@given(st.lists(st.integers(0, 649), max_size=40))
+def test_any_tokens_give_the_text_of_the_whole(tokenizer, ids):
+    """Bytes in any order: what is no character becomes as many U+FFFD as when decoded at once."""
+    written = WrittenText(tokenizer)
+    for index, token_id in enumerate(ids):
+        written.append(token_id, 0.5)
+        assert written.text == tokenizer.decode(ids[: index + 1])
+    assert all(0 <= t.start <= t.end <= len(written.text) for t in written.tokens)
 
 
 def test_bytes_that_never_become_a_character_do_not_block_the_rest(tokenizer):

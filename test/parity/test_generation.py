@@ -454,7 +454,7 @@ def test_what_is_asked_of_a_clip_is_answered_as_by_generate(
         ("caption: short", 2, "Brief Caption:"),
         ("Point to the boats", 2, "Point to the boats."),
         ("count: boats", 2, "How many boats are there in all images?"),
-        ("count: ships", 1, "How many ships are there?"),
+        ("count: boats", 1, "How many boats are there?"),
     ],
 )
 def test_what_is_asked_of_images_is_answered_as_by_generate(olmo, question, num_images, asked):
