@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from molmo2_ros.answers.confidence import WrittenToken, confidence, point_scores
 from molmo2_ros.answers.problems import (
@@ -122,6 +122,7 @@ def read_answer(
         start_ns = frames[0].stamp_ns
         times_s = [(frame.stamp_ns - start_ns) / 1e9 for frame in frames]
         points, outside = drop_unplaceable(parsed.points, times_s, problems)
+    points = [_in_camera(point, frames, are_images) for point in points]
     points = drop_duplicates(points, problems)
     is_endless = note_rows(points, problems)
     if parsed.is_track and not are_images:
@@ -160,6 +161,13 @@ def read_answer(
         degenerate=outside or is_frozen or is_endless or is_repeated,
         timing=timing or Timing(),
     )
+
+
+def _in_camera(point: ParsedPoint, frames: Sequence[Frame], are_images: bool) -> ParsedPoint:
+    """A point of the picture that was shown, as one of the camera's."""
+    frame = frames[int(point.stamp) - 1 if are_images else -1]
+    x, y = frame.from_upright(point.x, point.y)
+    return replace(point, x=x, y=y)
 
 
 def _count(

@@ -35,9 +35,12 @@ class Frame:
         depth_m: float32 [Hd, Wd], metres along the optical axis, 0 or NaN where unknown; registered
             to the colour camera, its size may differ from the image's.
         camera: intrinsics of the colour image, if known.
+        turns: quarter turns clockwise, 0 to 3, after which the picture of a camera that is mounted
+            on its side or its head is upright. The model is shown `upright`; all else, points
+            included, stays in the camera's own pixels.
 
     Raises:
-        ImageError: the image is not uint8 [H, W, 3] or is empty.
+        ImageError: the image is not uint8 [H, W, 3] or is empty, or there are no such turns.
     """
 
     image: npt.NDArray[np.uint8]
@@ -45,6 +48,7 @@ class Frame:
     frame_id: str = ""
     depth_m: npt.NDArray[np.float32] | None = None
     camera: CameraModel | None = None
+    turns: int = 0
 
     def __post_init__(self) -> None:
         image = self.image
@@ -53,6 +57,8 @@ class Frame:
                 f"image is {image.dtype} {list(image.shape)}, expected non-empty uint8 [H, W, 3] "
                 "RGB; convert it with molmo2_ros.camera.encodings"
             )
+        if self.turns not in range(4):
+            raise ImageError(f"turns is {self.turns!r}, expected 0 to 3 quarter turns clockwise")
         image.flags.writeable = False
 
     @property
@@ -64,3 +70,25 @@ class Frame:
     def height(self) -> int:
         """Pixels."""
         return int(self.image.shape[0])
+
+    @property
+    def upright(self) -> npt.NDArray[np.uint8]:
+        """The picture as the model is shown it, uint8 [H, W, 3] or [W, H, 3]."""
+        if not self.turns:
+            return self.image
+        return np.ascontiguousarray(np.rot90(self.image, -self.turns))
+
+    def to_upright(self, x: float, y: float) -> tuple[float, float]:
+        """A place of the image as one of `upright`, both 0..1 of width and height.
+
+        Worked example: the upper left corner (0, 0) comes to (1, 0) by one turn.
+        """
+        for _ in range(self.turns):
+            x, y = 1 - y, x
+        return x, y
+
+    def from_upright(self, x: float, y: float) -> tuple[float, float]:
+        """The inverse of `to_upright`."""
+        for _ in range(self.turns):
+            x, y = y, 1 - x
+        return x, y

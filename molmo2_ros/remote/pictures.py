@@ -68,7 +68,7 @@ class PictureCache:
             return key in self._kept
 
     def _jpeg(self, frame: Frame, detail: Detail) -> bytes:
-        image = frame.image
+        image = frame.upright
         size = self._frame_size
         if size and detail is Detail.FRAMES and frame.width * frame.height > size * size:
             image = resize_bilinear(image, size, size)

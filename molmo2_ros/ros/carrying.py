@@ -89,7 +89,9 @@ class Carrying:
         if message is None:
             return
         parameters = self._parameters()
-        frame = self._frames.frame_of(message, parameters.depth_tolerance_s)
+        frame = self._frames.frame_of(
+            message, parameters.depth_tolerance_s, parameters.image_rotation
+        )
         if self._clip.push(frame) is PushResult.REPEATED:
             return
         self._problems.clear("camera")

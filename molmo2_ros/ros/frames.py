@@ -66,12 +66,15 @@ class FrameAssembler:
         with self._lock:  # guards the newest messages
             return bool(self._depths)
 
-    def frame_of(self, message: Image | CompressedImage, depth_tolerance_s: float) -> Frame:
+    def frame_of(
+        self, message: Image | CompressedImage, depth_tolerance_s: float, rotation: int = 0
+    ) -> Frame:
         """Decode an image and add its optics and depth where they fit; `obstacles` says why not.
 
         Args:
             message: the image.
             depth_tolerance_s: largest difference between the two stamps.
+            rotation: degrees clockwise after which the picture is upright, a multiple of 90.
 
         Raises:
             ImageError: the image itself cannot be read.
@@ -92,6 +95,7 @@ class FrameAssembler:
             frame_id=message.header.frame_id,
             depth_m=depth_m,
             camera=camera,
+            turns=rotation // 90 % 4,
         )
 
     def _usable(self, place: str, read: Callable[[], T]) -> T | None:

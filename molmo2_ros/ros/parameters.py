@@ -173,6 +173,14 @@ class GroundingParameters:
         "camera offers it.",
         choices=("best_effort", "reliable"),
     )
+    image_rotation: int = setting(
+        0,
+        "Degrees clockwise by which the pictures of a camera that is mounted on its side or its "
+        "head must be turned to be upright. The model and the overlay get them so; points stay in "
+        "the pixels and in the frame of the camera.",
+        unit="deg",
+        choices=(0, 90, 180, 270),
+    )
     use_depth: bool = setting(
         True, "Subscribe to depth and depth/camera_info, and lift points to metres."
     )

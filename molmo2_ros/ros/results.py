@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from geometry_msgs.msg import PointStamped
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage, PointCloud2
@@ -84,19 +85,14 @@ class Results:
     def _publish_overlay(
         self, frame: Frame, targets: Sequence[Target], parameters: GroundingParameters
     ) -> None:
-        factor = max(1, -(-parameters.overlay_width // frame.width))
-        image = frame.image
+        image = frame.upright
+        height, width = image.shape[:2]
+        factor = max(1, -(-parameters.overlay_width // width))
         if factor > 1:
-            size = (factor * frame.width, factor * frame.height)
+            size = (factor * width, factor * height)
             image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-            targets = [
-                replace(
-                    target,
-                    u=(target.u + 0.5) * factor - 0.5,
-                    v=(target.v + 0.5) * factor - 0.5,
-                )
-                for target in targets
-            ]
+        if factor > 1 or frame.turns:
+            targets = [_shown_at(target, frame, image) for target in targets]
         self._trails.add(targets, frame.stamp_ns)
         with self._lock:  # guards _captions
             caption = "   ".join(text for _, text in sorted(self._captions.items()) if text)
@@ -181,6 +177,13 @@ class Results:
     def publish_queries(self, text: str) -> None:
         """Tell what is being asked, also to those who come later."""
         self._queries.publish(String(data=text))
+
+
+def _shown_at(target: Target, frame: Frame, picture: npt.NDArray[np.uint8]) -> Target:
+    """A target in the pixels of a picture that shows the frame upright and perhaps larger."""
+    height, width = picture.shape[:2]
+    x, y = frame.to_upright((target.u + 0.5) / frame.width, (target.v + 0.5) / frame.height)
+    return replace(target, u=x * width - 0.5, v=y * height - 0.5)
 
 
 def _caption(answer: Answer) -> str:

@@ -29,7 +29,7 @@ class Setting:
     unit: str  # "" where the value has none
     minimum: float | None
     maximum: float | None
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] | tuple[int, ...]
     live: bool  # takes effect at once while the node is active
 
     @property
@@ -64,7 +64,7 @@ def setting(
     unit: str = "",
     minimum: float | None = None,
     maximum: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: tuple[str, ...] | tuple[int, ...] = (),
     live: bool = False,
 ) -> Any:
     """Declare a dataclass field that is a ROS parameter; see `Setting` for the arguments."""

@@ -100,7 +100,7 @@ class FeatureCache:
         features_MD = self._known(self._frames, frame)
         if features_MD is None:
             vision = self._vision
-            patches_NC = frame_patches(frame.image, vision.image_size, vision.patch_size)
+            patches_NC = frame_patches(frame.upright, vision.image_size, vision.patch_size)
             features_MD = self._engine.encode(patches_NC[None], self._pooling_MW)
             self._keep(self._frames, frame, features_MD)
         return features_MD
@@ -108,7 +108,7 @@ class FeatureCache:
     def _image(self, frame: Frame) -> ImageFeatures:
         known = self._known(self._images, frame)
         if known is None:
-            cut = image_patches([frame.image], self._crops)
+            cut = image_patches([frame.upright], self._crops)
             features_MD = self._engine.encode(cut.patches_KNC, cut.pooling_MW)
             known = ImageFeatures(features_MD=features_MD, grid=cut.grids[0])
             self._keep(self._images, frame, known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,9 +63,12 @@ class Foresight:
             newest, by_stamp = last.newest, {frame.stamp_ns: frame for frame in frames}
 
             def carry(places: Places, to_ns: int) -> Places:
-                return carried(places, newest, by_stamp[to_ns])
+                seen = {i: newest.from_upright(*place) for i, place in places.items()}
+                moved = carried(seen, newest, by_stamp[to_ns])
+                return {i: newest.to_upright(*place) for i, place in moved.items()}
 
-            foreseen = foresee(last.answer, stamps, [frame.stamp_ns for frame in frames], carry)
+            answer = _as_shown(last.answer, newest)
+            foreseen = foresee(answer, stamps, [frame.stamp_ns for frame in frames], carry)
         return None if foreseen is None else AnswerDraft(self._tokenizer, foreseen)
 
     def learn(self, answer: Answer, frames: Sequence[Frame], ids: Sequence[int]) -> None:
@@ -83,6 +86,15 @@ class Foresight:
         self._last.move_to_end(key)
         if len(self._last) > self._max_questions:
             self._last.popitem(last=False)
+
+
+def _as_shown(answer: Answer, frame: Frame) -> Answer:
+    """An answer whose points are places of the upright picture, as they are written."""
+    if not frame.turns:
+        return answer
+    shown = {point: frame.to_upright(point.x, point.y) for point in answer.points}
+    points = tuple(replace(point, x=x, y=y) for point, (x, y) in shown.items())
+    return replace(answer, points=points)
 
 
 def carried(places: Places, before: Frame, after: Frame) -> Places:

@@ -383,6 +383,36 @@ def test_images_come_compressed_where_that_is_wanted(node_under_test, table_fram
     assert np.isnan(rows["z"]).all()
 
 
+def test_a_camera_on_its_head_is_answered_in_its_own_pixels(node_under_test, table_frames):
+    """The mug is where the pictures show it, and the overlay is upright."""
+    node_under_test.listen("grounding/points", PointCloud2, qos.result_qos())
+    node_under_test.listen("grounding/overlay/compressed", CompressedImage, qos.result_qos())
+    node_under_test.start(
+        GroundingNode, queries=["point: the red mug"], image_rotation=180, use_depth=False
+    )
+    table = table_frames[0]
+    picture = np.rot90(table.image, 2)
+    robot_clock = node_under_test.node.get_clock()
+
+    def send_one():
+        stamp_ns = robot_clock.now().nanoseconds
+        message = images.image_message(picture, stamp_ns, "table_optical")
+        node_under_test.send("image", message, qos.image_qos("reliable"))
+        return any(len(rows_of(m)) for m in node_under_test.received["grounding/points"])
+
+    node_under_test.until(send_one, "points of a camera on its head")
+
+    rows = rows_of(node_under_test.wait_for("grounding/points", lambda m: len(rows_of(m)) > 0))
+    u, v = round(float(rows["u"][0])), round(float(rows["v"][0]))
+    red, green, blue = picture[v - 2 : v + 3, u - 2 : u + 3].reshape(-1, 3).astype(int).mean(0)
+    assert red > 1.5 * max(green, blue)
+    overlay = images.rgb_of_compressed(
+        node_under_test.wait_for("grounding/overlay/compressed")
+    ).astype(int)
+    upright = np.kron(table.image, np.ones((2, 2, 1))).astype(int)
+    assert np.median(abs(overlay - upright)) < np.median(abs(overlay[::-1, ::-1] - upright)) / 3
+
+
 def table_of(node_name, heading):
     """Topics and types of a table in docs/interfaces.md."""
     text = (ROOT / "docs" / "interfaces.md").read_text()

@@ -248,3 +248,10 @@ def test_an_image_that_cannot_be_read_is_refused(frames):
 
     with pytest.raises(ImageError, match="unknown image encoding 'smell'"):
         frames.frame_of(broken, 0.05)
+
+
+def test_a_camera_on_its_side_keeps_its_pixels_and_shows_them_upright(frames):
+    message = image_message()
+    frame = frames.frame_of(message, 0.05, rotation=270)
+    assert (frame.width, frame.height, frame.turns) == (8, 6, 3)
+    assert frame.upright.shape == (8, 6, 3)
