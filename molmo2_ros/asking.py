@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from molmo2_ros.answers.answer import Answer
@@ -16,7 +16,7 @@ from molmo2_ros.answers.writing import OnPartial
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling, stamp_text
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import QueryError
-from molmo2_ros.prompt.query import Detail, Query, QueryKind, Span, label
+from molmo2_ros.prompt.query import Detail, Query, QueryKind, Span, label, question_text
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.runtime.manifest import SKILLS, CalibrationFacts, Manifest, SamplingFacts
 
@@ -226,3 +226,17 @@ def token_limit(query: Query, num_frames: int) -> int:
     if query.kind.is_in_words:
         return ASK_TOKENS if query.kind is QueryKind.ASK else CAPTION_TOKENS
     return CLIP_POINT_TOKENS if query.over_clip else POINT_TOKENS
+
+
+def text_about(query: Query, frames: Sequence[Frame], are_images: bool) -> str:
+    """The question as the model is asked it about pictures that it is shown upright.
+
+    Args:
+        query: a start point of its is in the camera's picture.
+        frames: those shown.
+        are_images: several still images, which have no order in time.
+    """
+    if query.seed is not None:
+        x, y = frames[-1].to_upright(query.seed.x, query.seed.y)
+        query = replace(query, seed=replace(query.seed, x=x, y=y))
+    return question_text(query, len(frames) if are_images else 1)

@@ -20,12 +20,13 @@ from molmo2_ros.asking import (
     model_facts,
     sampling_for,
     stamps_of,
+    text_about,
     token_limit,
 )
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.layout import clip_prefix, images_prefix, question_suffix
-from molmo2_ros.prompt.query import Detail, Query, Span, question_text
+from molmo2_ros.prompt.query import Detail, Query, Span
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.decoding import Generation, Guide, Prefix, generate, prefill
@@ -243,8 +244,9 @@ class Grounder:
         cancel: Callable[[Query], bool] | None,
         max_new_tokens: int | None,
     ) -> list[Answer]:
-        num_images = len(read.frames) if read.are_images else 1
-        suffixes = [self._suffix(question_text(query, num_images)) for query in queries]
+        suffixes = [
+            self._suffix(text_about(query, read.frames, read.are_images)) for query in queries
+        ]
         writers = [
             AnswerWriter(
                 self._tokenizer,

@@ -20,12 +20,13 @@ from molmo2_ros.asking import (
     check_query,
     sampling_for,
     stamps_of,
+    text_about,
     token_limit,
 )
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import ConfigError, QueryError, ServerError
-from molmo2_ros.prompt.query import Detail, Query, Span, question_text
+from molmo2_ros.prompt.query import Detail, Query, Span
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.remote.connection import Call, Ended, Event, Events, Line
 from molmo2_ros.remote.handshake import ServerFacts
@@ -253,7 +254,7 @@ class RemoteGrounder:
             num_frames_encoded=self._pictures.num_encoded - encoded_before,
         )
         ask = Ask(
-            question=question_text(query, len(frames) if are_images else 1),
+            question=text_about(query, frames, are_images),
             pictures=pictures,
             times_s=None if are_images else Clip(frames).times_s,
             max_tokens=max_new_tokens or token_limit(query, len(frames)),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from molmo2_ros.asking import text_about
 from molmo2_ros.camera.clip import Clip
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import ImageError
@@ -82,3 +83,11 @@ def test_a_camera_on_its_side_is_answered_as_an_upright_one(engine, upright_fram
             assert abs(answer.timing.num_accepted - expected.timing.num_accepted) <= 24
     assert num_points > 10
     assert num_accepted > 100
+
+
+def test_a_start_point_of_a_track_turns_with_the_picture():
+    frame = Frame(image=np.zeros((4, 6, 3), np.uint8), stamp_ns=0, turns=1)
+    query = parse_query("track[from 0.2 0.3]: the lemon")
+    assert '"0.0 1 700 200"' in text_about(query, [frame], are_images=False)
+    upright = replace(frame, turns=0)
+    assert '"0.0 1 200 300"' in text_about(query, [upright], are_images=False)
