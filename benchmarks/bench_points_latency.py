@@ -83,7 +83,7 @@ class Camera:
         stamp_ns = self._node.get_clock().now().nanoseconds
         at = (stamp_ns, FRAME_ID)
         message = images.image_message(frame.image, *at)
-        self._info.publish(images.camera_info_message(frame.camera, WIDTH, HEIGHT, *at))
+        self._info.publish(images.camera_info_message(frame.camera, frame.width, frame.height, *at))
         if self._with_depth and frame.depth_m is not None:
             self._depth.publish(images.depth_message(frame.depth_m, *at))
         self.sent_s[stamp_ns] = time.perf_counter()

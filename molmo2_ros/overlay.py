@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -67,21 +68,36 @@ def draw(
     trails: Mapping[tuple[int, int], Trail] | None = None,
     caption: str = "",
 ) -> Picture:
-    """Draw targets on a copy of a picture.
-
-    A filled point is one that the model answered on this frame, a ring one that was carried; a thin
-    ring is held badly. Names carry the track id, metres where known, and the age where it is old.
-
-    Args:
-        image: uint8 [H, W, 3] RGB.
-        targets: with pixels of this image.
-        trails: `Trails.lines`.
-        caption: a line for the picture's lower edge.
+    """Draw targets on a copy of a picture; see `paint`.
 
     Returns:
         uint8 [H, W, 3] RGB.
     """
     picture: Picture = image.copy()
+    paint(picture, targets, trails=trails, caption=caption)
+    return picture
+
+
+def paint(
+    picture: Picture,
+    targets: Sequence[Target],
+    *,
+    trails: Mapping[tuple[int, int], Trail] | None = None,
+    caption: str = "",
+) -> None:
+    """Draw targets on a picture.
+
+    A filled point is one that the model answered on this frame, a ring one that was carried: it is
+    as closed as its quality is good, and thin where that is low. Beside it stand the query's name
+    where somebody gave it one, the thing and its track id, metres where known, and the age where it
+    is old.
+
+    Args:
+        picture: uint8 [H, W, 3] RGB, drawn on.
+        targets: with pixels of this picture.
+        trails: `Trails.lines`.
+        caption: a line for the picture's lower edge.
+    """
     height, width = picture.shape[:2]
     unit = max(0.8, min(width, height) / 480)  # everything grows with the picture
     for key, trail in (trails or {}).items():
@@ -96,16 +112,24 @@ def draw(
         )
     if caption:
         _draw_text(picture, caption, (6 * unit, height - 6 * unit), (255, 255, 255), unit, [])
-    return picture
 
 
 def _name(target: Target) -> str:
     parts = [f"{target.label} {target.track_id}".strip()]
+    if not _says(target.query_name, target.label):
+        parts[0] = f"{target.query_name}: {parts[0]}"
     if target.point_m is not None and math.isfinite(target.point_m[2]):
         parts.append(f"{target.point_m[2]:.2f} m")
     if target.age_s >= _FRESH_S:
         parts.append(f"{target.age_s:.1f} s")
     return "  ".join(parts)
+
+
+def _says(name: str, label: str) -> bool:
+    """Whether a query's name is but its words, as a name is that nobody gave."""
+    return set(re.findall(r"\w+", name.lower().replace("_", " "))) <= set(
+        re.findall(r"\w+", f"the {label} {label}s".lower())
+    )
 
 
 def _draw_trail(picture: Picture, trail: Trail, colour: tuple[int, int, int], unit: float) -> None:
@@ -122,7 +146,11 @@ def _draw_point(picture: Picture, target: Target, unit: float) -> None:
     thin = target.quality < _LOW_QUALITY
     stroke = max(1, round((1 if thin else 2.5) * unit))
     cv2.circle(picture, centre, radius, (0, 0, 0), stroke + max(2, round(2 * unit)), _LINE, 4)
-    cv2.circle(picture, centre, radius, colour, -1 if target.measured else stroke, _LINE, 4)
+    if target.measured:
+        cv2.circle(picture, centre, radius, colour, -1, _LINE, 4)
+    else:
+        turn = 360 * min(max(target.quality, 0.0), 1.0)
+        cv2.ellipse(picture, centre, (radius, radius), -90, 0, turn, colour, stroke, _LINE, 4)
     cv2.circle(picture, centre, round(1.5 * unit * 16), (0, 0, 0), -1, _LINE, 4)
 
 

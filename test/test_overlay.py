@@ -62,6 +62,26 @@ def test_carried_and_badly_held_targets_look_different():
     assert (looks[1] != looks[2]).any()
 
 
+def test_a_ring_is_as_closed_as_its_target_is_held_well():
+    picture = grey_picture()
+    coloured = []
+    for quality in (0.55, 0.75, 1.0):
+        drawn = draw(picture, [make_target(100.0, 120.0, measured=False, quality=quality)])
+        near = np.abs(drawn[108:133, 88:113].astype(int) - track_colour(1)).sum(axis=2)
+        coloured.append(int((near < 60).sum()))
+    assert coloured[0] < 0.7 * coloured[2]
+    assert coloured[0] < coloured[1] < coloured[2]
+
+
+def test_a_name_that_somebody_gave_is_written_and_one_made_of_the_words_is_not():
+    picture = grey_picture()
+    plain = draw(picture, [make_target(100.0, 120.0, query_name="mug")])
+    of_words = draw(picture, [make_target(100.0, 120.0, query_name="the_red_mug")])
+    given = draw(picture, [make_target(100.0, 120.0, query_name="left hand")])
+    assert (plain == of_words).all()
+    assert (plain != given).any()
+
+
 def test_depth_and_age_are_written():
     picture = grey_picture()
     plain = draw(picture, [make_target(100.0, 120.0)])

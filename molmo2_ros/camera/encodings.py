@@ -244,12 +244,18 @@ def _is_cut(encoded: bytes) -> bool:
     return not encoded or (is_jpeg and encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda"))
 
 
-def encode_jpeg(image: npt.NDArray[np.uint8], quality: int = 85) -> bytes:
+def encode_jpeg(
+    image: npt.NDArray[np.uint8],
+    quality: int = 85,
+    scratch: npt.NDArray[np.uint8] | None = None,
+) -> bytes:
     """Compress a picture for sensor_msgs/CompressedImage with format "jpeg".
 
     Args:
         image: uint8 [H, W, 3] RGB.
         quality: 1 (small) to 100 (good).
+        scratch: memory of the same shape that may be written over; new memory costs more than the
+            compression of a small picture.
 
     Raises:
         ImageError: the picture is not uint8 [H, W, 3], or the quality is out of range.
@@ -265,7 +271,7 @@ def encode_jpeg(image: npt.NDArray[np.uint8], quality: int = 85) -> bytes:
             f"JPEG cannot hold an image of {image.shape[1]}x{image.shape[0]} pixels, at most "
             f"{_JPEG_MAX_SIDE} a side; shrink it"
         )
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=scratch)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return encoded.tobytes()
 

@@ -88,10 +88,15 @@ def jpeg_message(
     image: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str, quality: int
 ) -> CompressedImage:
     """Make a JPEG CompressedImage of uint8 [H, W, 3] RGB."""
+    return compressed_message(encode_jpeg(image, quality), stamp_ns, frame_id)
+
+
+def compressed_message(jpeg: bytes, stamp_ns: int, frame_id: str) -> CompressedImage:
+    """Make a CompressedImage of a colour JPEG."""
     return CompressedImage(
         header=header(stamp_ns, frame_id),
         format="rgb8; jpeg compressed bgr8",
-        data=byte_array(encode_jpeg(image, quality)),
+        data=byte_array(jpeg),
     )
 
 

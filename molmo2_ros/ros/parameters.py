@@ -253,7 +253,8 @@ class GroundingParameters:
     overlay_width: int = setting(
         640,
         "Smaller images are enlarged for the overlay, by the first whole factor that reaches this "
-        "width, so that names stay legible.",
+        "width, so that names stay legible; larger ones are reduced, by the last that keeps it. 0 "
+        "leaves them as they are.",
         unit="px",
         minimum=0,
         maximum=4096,

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 from geometry_msgs.msg import PointStamped
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
-from molmo2_ros import overlay
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query, QueryKind
-from molmo2_ros.ros import clouds, compat, images, markers, qos
+from molmo2_ros.ros import clouds, compat, markers, qos
 from molmo2_ros.ros.answer_json import answer_json
 from molmo2_ros.ros.diagnostics import RateMeter
+from molmo2_ros.ros.overlay_topic import OverlayTopic
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.tracking.target import Target
 
@@ -46,13 +42,12 @@ class Results:
         self._markers = topic("markers", ImageMarker)
         self._markers_3d = topic("markers_3d", MarkerArray)
         self._answer = topic("answer", String)
-        self._overlay = topic("overlay/compressed", CompressedImage)
+        self._overlay = OverlayTopic(node, topic("overlay/compressed", CompressedImage))
         self._queries = node.create_publisher(String, "~/queries", qos.state_qos())
         self._vision_msgs = compat.vision_msgs()
         if self._vision_msgs is not None:
             self._detections = topic("detections", self._vision_msgs.Detection2DArray)
             self._detections_3d = topic("detections_3d", self._vision_msgs.Detection3DArray)
-        self._trails = overlay.Trails()
         self._lock = threading.Lock()  # guards _captions
         self._captions: dict[int, str] = {}  # by query id, what cannot be shown as a point
         self.points_rate = RateMeter()
@@ -79,26 +74,10 @@ class Results:
             self._markers_3d.publish(markers.marker_array(targets, *at))
         if self._vision_msgs is not None and self._detections.get_subscription_count():
             self._detections.publish(markers.detections(targets, *at, self._vision_msgs))
-        if parameters.overlay and self._overlay.get_subscription_count():
-            self._publish_overlay(frame, targets, parameters)
-
-    def _publish_overlay(
-        self, frame: Frame, targets: Sequence[Target], parameters: GroundingParameters
-    ) -> None:
-        image = frame.upright
-        height, width = image.shape[:2]
-        factor = max(1, -(-parameters.overlay_width // width))
-        if factor > 1:
-            size = (factor * width, factor * height)
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-        if factor > 1 or frame.turns:
-            targets = [_shown_at(target, frame, image) for target in targets]
-        self._trails.add(targets, frame.stamp_ns)
-        with self._lock:  # guards _captions
-            caption = "   ".join(text for _, text in sorted(self._captions.items()) if text)
-        picture = overlay.draw(image, targets, trails=self._trails.lines, caption=caption)
-        quality = parameters.overlay_quality
-        self._overlay.publish(images.jpeg_message(picture, frame.stamp_ns, frame.frame_id, quality))
+        if parameters.overlay and self._overlay.is_wanted:
+            with self._lock:  # guards _captions
+                captions = [text for _, text in sorted(self._captions.items()) if text]
+            self._overlay.publish(frame, targets, captions, parameters)
 
     def publish_places(self, targets: Sequence[Target], stamp_ns: int, frame_id: str) -> None:
         """Say where everything is in space, in metres of a frame.
@@ -177,13 +156,6 @@ class Results:
     def publish_queries(self, text: str) -> None:
         """Tell what is being asked, also to those who come later."""
         self._queries.publish(String(data=text))
-
-
-def _shown_at(target: Target, frame: Frame, picture: npt.NDArray[np.uint8]) -> Target:
-    """A target in the pixels of a picture that shows the frame upright and perhaps larger."""
-    height, width = picture.shape[:2]
-    x, y = frame.to_upright((target.u + 0.5) / frame.width, (target.v + 0.5) / frame.height)
-    return replace(target, u=x * width - 0.5, v=y * height - 0.5)
 
 
 def _caption(answer: Answer) -> str:
