@@ -17,10 +17,10 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/pytho
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt constraints.txt)
+INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt web.txt constraints.txt)
 TEST := $(INFERENCE) $(addprefix requirements/,training.txt test.txt tensorrt-rtx.txt \
 	without_dependencies.txt)
-JAZZY_TEST := $(addprefix requirements/,jazzy.txt simulation.txt training.txt test.txt \
+JAZZY_TEST := $(addprefix requirements/,jazzy.txt simulation.txt web.txt training.txt test.txt \
 	tensorrt-rtx.txt without_dependencies.txt constraints-jazzy.txt)
 stamp = $(1)/.ready-$(2)-$(shell cat setup.py $(3) | sha256sum | cut -c1-12)
 INFERENCE_READY := $(call stamp,$(VENV),inference,$(INFERENCE))

@@ -43,6 +43,7 @@ ROSDEP_KEYS = {
 }
 PIP_NAMES = {
     "PIL": "pillow",
+    "axe_playwright_python": "axe-playwright-python",
     "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
     "importlinter": "import-linter",
@@ -53,6 +54,8 @@ PIP_NAMES = {
 NO_ROSDEP_KEY = {"rosbags", "tokenizers"}  # README.md tells to install it with pip
 # CONTRIBUTING.md tells to install these with pip.
 NO_ROBOT_NEEDS = {
+    "axe_playwright_python",
+    "fastapi",
     "huggingface_hub",
     "importlinter",
     "matplotlib",
@@ -60,14 +63,18 @@ NO_ROBOT_NEEDS = {
     "onnx",
     "onnx_ir",
     "peft",
+    "playwright",
     "pyarrow",
     "pycocotools",
     "ray",
     "safetensors",
+    "schemathesis",
     "torch",
     "torchvision",
     "trackeval",
     "transformers",
+    "uvicorn",
+    "websockets",
 }
 # With rosidl_default_generators, and with the wheels of rclpy.
 ROSIDL = {
@@ -82,7 +89,7 @@ ROSIDL = {
 # builtin_interfaces with every message package, grimp with import-linter, packaging with pytest.
 # trackeval asks for a second OpenCV in the same folder; its tests are left out where it is not.
 WITHOUT_DEPENDENCIES = {"trackeval", "pycocotools"}
-# apsw and backports with rosbags; compression is Python's own from 3.14 on.
+# apsw and backports with rosbags; pydantic with fastapi; compression is Python's own from 3.14 on.
 BROUGHT_BY_OTHERS = {
     "apsw",
     "backports",
@@ -91,8 +98,9 @@ BROUGHT_BY_OTHERS = {
     "grimp",
     "ml_dtypes",
     "packaging",
+    "pydantic",
 } | ROSIDL
-EXTRAS = {"moderngl", "mujoco"}
+EXTRAS = {"fastapi", "moderngl", "mujoco", "uvicorn"}
 
 
 def run(*arguments, cwd, **environment):
@@ -153,7 +161,9 @@ def test_wheel_holds_every_room_and_the_embedded_engine(wheel):
         for name in tracked
         if re.match(r"(engines|training)/.*\.py$|engines/nano/|training/(configs|reference)/", name)
     }
-    assert rooms | linked <= names
+    page = {name for name in tracked if name.startswith("molmo2_ros/web/page/")}
+    assert page
+    assert rooms | linked | page <= names
 
 
 def test_wheel_installs_nothing_beside_the_package(wheel):
@@ -308,7 +318,7 @@ def test_extra_test_brings_all_that_the_suite_imports_and_starts(wheel):
     imported -= ros | BROUGHT_BY_OTHERS | {"benchmarks"}
     pinned = "".join(
         (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
-        for name in ("test", "training", "without_dependencies")
+        for name in ("test", "training", "web", "without_dependencies")
     )
     wanted = {PIP_NAMES.get(name, name) for name in imported} | requirement_names(pinned)
     assert sorted(wanted - brought - WITHOUT_DEPENDENCIES) == []

@@ -22,7 +22,7 @@ from molmo2_ros.ros.demo_process import (
     watch,
 )
 from molmo2_ros.ros.demo_watch import Watcher
-from molmo2_ros.ros.queries import parse_standing
+from molmo2_ros.standing import parse_standing
 
 TABLE_QUERIES = ("point: the red mug", "count: mugs", "track: the lemon")
 _LAST_PATIENCE_S = 20.0  # a topic that the watcher finds late, on a busy machine

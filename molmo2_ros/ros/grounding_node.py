@@ -13,16 +13,17 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
+from molmo2_ros.answer_json import queries_json
 from molmo2_ros.camera.clip import ClipBuffer
 from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import EngineError, Molmo2Error, QueryError, ServerError
 from molmo2_ros.opening import Model, facts_of, grounder_of, open_model
-from molmo2_ros.prompt.query import parse_query
+from molmo2_ros.prompt.query import Query, parse_query
+from molmo2_ros.query_commands import apply_text
 from molmo2_ros.remote.address import is_url
 from molmo2_ros.remote.grounder import refuse_constrained
 from molmo2_ros.remote.server import RemoteServer, RemoteSettings
 from molmo2_ros.ros import compat, qos
-from molmo2_ros.ros.answer_json import queries_json
 from molmo2_ros.ros.answering import Answering
 from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, diagnostic_array
@@ -31,14 +32,13 @@ from molmo2_ros.ros.grounding_status import grounding_statuses
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.process import run_node
-from molmo2_ros.ros.queries import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.target_frame import TargetFrame, TfTransforms
 from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.self_test import SelfTest, prove
+from molmo2_ros.standing import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.tracking.tracker import Tracker
 
-_REMOVE = "remove:"
 _QUERIES_PERIOD_S = 1.0
 _CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
 _ANSWER_PATIENCE_S = 5.0  # an answer may take so long and still be carried to now
@@ -273,8 +273,7 @@ class GroundingNode(LifecycleNode):
                 "raise it or ask less"
             )
         for query in queries:
-            if self._answering is not None:
-                self._answering.check(query)
+            self._check_query(query)
 
     def _on_parameters(self, before: GroundingParameters, after: GroundingParameters) -> None:
         self._queries.max_queries = after.max_queries
@@ -297,19 +296,16 @@ class GroundingNode(LifecycleNode):
 
     def _on_query(self, message: String) -> None:
         try:
-            text = message.data.strip()
-            if text.lower().startswith(_REMOVE):
-                gone = self._queries.remove(text[len(_REMOVE) :].strip())
-            else:
-                query = parse_query(text)
-                if self._answering is not None:
-                    self._answering.check(query)
-                gone = self._queries.add(query, time.monotonic())
+            gone = apply_text(self._queries, message.data, time.monotonic(), self._check_query)
         except Molmo2Error as error:
             self._problems.report("query", error)
         else:
             self._queries_changed(gone)
             self._publish_queries()
+
+    def _check_query(self, query: Query) -> None:
+        if self._answering is not None:
+            self._answering.check(query)
 
     def _on_ask(self, message: String) -> None:
         try:

@@ -325,6 +325,11 @@ class RecorderParameters:
         ("grounding/answer", "grounding/queries", "grounding/query", "grounding/ask"),
         "Topics of std_msgs/String that are recorded whole: what was asked and answered.",
     )
+    review_topics: tuple[str, ...] = setting(
+        ("web/correction",),
+        "Topics of std_msgs/String on which programs such as the live page send reviews: all "
+        "places of a thing in one picture.",
+    )
     correction_query: str = setting(
         "",
         "The words for the thing of which ~/correction speaks, such as `red mug`.",

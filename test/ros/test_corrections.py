@@ -6,9 +6,10 @@ import pytest
 from geometry_msgs.msg import PointStamped
 
 from molmo2_ros.camera.stamp import stamp_json
+from molmo2_ros.corrections import correction_from_json
 from molmo2_ros.errors import DataError, QueryError
 from molmo2_ros.ros import images
-from molmo2_ros.ros.corrections import correction_from_json, correction_from_point
+from molmo2_ros.ros.correction_messages import correction_from_point
 from molmo2_ros.training.logs.topics import read_correction
 
 STAMP_NS = 1_700_000_000_250_000_000
