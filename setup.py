@@ -145,6 +145,7 @@ setup(
             "camera_node = molmo2_ros.ros.camera_node:main",
             "grounding_node = molmo2_ros.ros.grounding_node:main",
             "recorder_node = molmo2_ros.ros.recorder_node:main",
+            "web_node = molmo2_ros.ros.web_node:main",
         ],
     },
     zip_safe=False,

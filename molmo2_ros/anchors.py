@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from molmo2_ros.camera.clip import Clip
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.query import Query, SeedPoint
+from molmo2_ros.tracking.foresight import carried
 from molmo2_ros.tracking.target import Target
 
+_NEAR_NS = 150_000_000  # the clip keeps a frame every 125 ms, and another one is near enough
 MAX_PLACES = 64  # of one thing that are kept: more than a clip has answered frames
 
 
@@ -24,8 +27,9 @@ class Anchors:
     """Molmo2 is asked to track from a point in the clip that it reads, and that clip slides.
 
     While the frame on which a person pointed is part of the clip, the model is given that point.
-    Afterwards it is given the oldest of its own answered points that the clip still holds. Use from
-    one thread.
+    Afterwards it is given the oldest of its own answered points that the clip still holds. Where it
+    has answered nothing for half a clip, optical flow carries the last known point on, so that it
+    is asked again. Use from one thread.
     """
 
     def __init__(self) -> None:
@@ -40,18 +44,28 @@ class Anchors:
         seed = query.seed
         if seed is None or seed.stamp_ns is None:
             return query
-        given = _Place(seed.stamp_ns, seed.x, seed.y)
-        stamps = clip.stamps_ns
-        for place in (given, *self._places.get(query_id, ())):
-            index = _index_of(stamps, place.stamp_ns)
-            if index is None:
-                continue
-            time_s = clip.times_s[index]
-            return replace(query, seed=SeedPoint(time_s=time_s, x=place.x, y=place.y))
-        raise QueryError(
-            f"what was pointed at for {query.name!r} has not been seen for as long as the clip, so "
-            "there is no point left to track it from; point at it again"
-        )
+        known = [_Place(seed.stamp_ns, seed.x, seed.y), *self._places.get(query_id, ())]
+        held = [place for place in known if place.stamp_ns >= clip.stamps_ns[0] - _NEAR_NS]
+        if not held:
+            raise QueryError(
+                f"what was pointed at for {query.name!r} has not been seen for as long as the "
+                "clip, so there is no point left to track it from; point at it again"
+            )
+        newest = max(held, key=lambda place: place.stamp_ns)
+        if newest.stamp_ns < clip.stamps_ns[len(clip) // 2]:
+            self._carry(query_id, newest, clip)
+        index = _index_of(clip.stamps_ns, held[0].stamp_ns)
+        start = SeedPoint(time_s=clip.times_s[index], x=held[0].x, y=held[0].y)
+        return replace(query, seed=start)
+
+    def _carry(self, query_id: int, place: _Place, clip: Clip) -> None:
+        """Remember where optical flow takes a place to on the clip's newest frame."""
+        frames = clip.frames[_index_of(clip.stamps_ns, place.stamp_ns) :]
+        places = {0: (place.x, place.y)}
+        for before, after in pairwise(frames):
+            places = carried(places, before, after)
+        if places:
+            self.learn(query_id, [(frames[-1].stamp_ns, *places[0])])
 
     def learn(self, query_id: int, places: Iterable[tuple[int, float, float]]) -> None:
         """Remember where the model saw the thing.
@@ -87,12 +101,10 @@ def places_of(
             yield row.stamp_ns, x, y
 
 
-def _index_of(stamps_ns: tuple[int, ...], stamp_ns: int) -> int | None:
-    """The clip's frame nearest to a stamp, None for one before the clip.
+def _index_of(stamps_ns: tuple[int, ...], stamp_ns: int) -> int:
+    """The clip's frame nearest to a stamp.
 
     Never its last one, where there are others: the answer names the frames after the point.
     """
-    if stamp_ns < stamps_ns[0]:
-        return None
     index = min(range(len(stamps_ns)), key=lambda i: abs(stamps_ns[i] - stamp_ns))
     return min(index, max(0, len(stamps_ns) - 2))

@@ -26,7 +26,7 @@ from molmo2_ros.ros import qos
 from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("molmo2", "arm_node", "camera_node", "grounding_node")
+COMMANDS = ("molmo2", "arm_node", "camera_node", "grounding_node", "web_node")
 PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
 # Packages of Python and of ROS 2 that go by another name in package.xml.
 ROSDEP_KEYS = {

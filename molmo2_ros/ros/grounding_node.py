@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
@@ -16,7 +16,7 @@ from std_msgs.msg import String
 from molmo2_ros.answer_json import queries_json
 from molmo2_ros.camera.clip import ClipBuffer
 from molmo2_ros.camera.stamp import NS_PER_S
-from molmo2_ros.errors import EngineError, Molmo2Error, QueryError, ServerError
+from molmo2_ros.errors import ConfigError, EngineError, Molmo2Error, QueryError, ServerError
 from molmo2_ros.opening import Model, facts_of, grounder_of, open_model
 from molmo2_ros.prompt.query import Query, parse_query
 from molmo2_ros.query_commands import apply_text
@@ -38,6 +38,9 @@ from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.self_test import SelfTest, prove
 from molmo2_ros.standing import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from molmo2_ros.ros.web_beside import WebBeside
 
 _QUERIES_PERIOD_S = 1.0
 _CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
@@ -77,6 +80,7 @@ class GroundingNode(LifecycleNode):
         self._carrying: Carrying | None = None
         self._answering: Answering | None = None
         self._target_frame: TargetFrame | None = None
+        self._web: WebBeside | None = None
         self._subscriptions_of_active: list[Any] = []
         # As fast as life, also where use_sim_time slows the node's own clock.
         self._expiry_timer = self.create_timer(
@@ -94,13 +98,26 @@ class GroundingNode(LifecycleNode):
     is_done = False
 
     def start(self) -> None:
-        """Configure and activate, unless that is left to a lifecycle client."""
+        """Serve the page if wanted; configure and activate, unless that is a client's to do."""
+        if self._server.snapshot.web:
+            self._serve_page()
         if self._server.snapshot.autostart and compat.transition(self, "configure"):
             compat.transition(self, "activate")
 
     def close(self) -> None:
-        """End the workers."""
+        """End the page and the workers."""
+        if self._web is not None:
+            self._web.close()
         self._stop_workers()
+
+    def _serve_page(self) -> None:
+        from molmo2_ros.ros.web_beside import WebBeside  # needs an extra, so only on use
+
+        try:
+            self._web = WebBeside(self, self._server.snapshot)
+            self._web.start()
+        except ConfigError as error:
+            self._problems.report("web", error)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and prove the engine; one that fails leaves the node unconfigured, and running.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 
-from molmo2_ros.corrections import PictureName
+from molmo2_ros.corrections import PictureName, Review
 from molmo2_ros.prompt.query import (
     Query as Question,
 )
@@ -36,6 +36,8 @@ from molmo2_ros.web.scene import Scene
 _TELL_PATIENCE_S = 3.0  # until a node has told what it made of a query
 _NEAR = 0.1  # of the picture's width: so near a target it is the thing that was meant
 _ANYTHING = "object"
+_SOURCE = "web"
+_EMPTY = {"status_code": 204, "response_class": Response}
 
 QueryName = Annotated[str, Path(pattern=NAME_PATTERN)]
 NodeName = Annotated[str | None, Query(max_length=256)]
@@ -69,7 +71,7 @@ def make_router(hub: Hub, backend: Backend) -> APIRouter:
         ("POST", "/ask", requests.ask, {"response_model": Answered}),
         ("POST", "/queries", requests.stand, {"response_model": Standing, "status_code": 201}),
         ("PATCH", "/queries/{name}", requests.change, {"response_model": Standing}),
-        ("DELETE", "/queries/{name}", requests.remove, {"status_code": 204}),
+        ("DELETE", "/queries/{name}", requests.remove, _EMPTY),
         ("POST", "/track", requests.track, {"response_model": Standing, "status_code": 201}),
         ("GET", "/corrections", requests.corrections, {"response_model": Corrections}),
         (
@@ -78,8 +80,8 @@ def make_router(hub: Hub, backend: Backend) -> APIRouter:
             requests.correct,
             {"response_model": Corrected, "status_code": 201},
         ),
-        ("DELETE", "/corrections/{correction_id}", requests.undo, {"status_code": 204}),
-        ("POST", "/keep", requests.keep, {"status_code": 204}),
+        ("DELETE", "/corrections/{correction_id}", requests.undo, _EMPTY),
+        ("POST", "/keep", requests.keep, _EMPTY),
     ):
         router.add_api_route(path, handler, methods=[method], **about)
     return router
@@ -133,6 +135,8 @@ class _Requests:
         """Rename a standing query, pause or resume it, or change its rate."""
         node = self._node(request.node)
         self._standing(node, name)
+        before = self._hub.standing(node)[name]["wanted_rate_hz"]
+        num_told = self._hub.num_told[node]
         if request.name is not None and request.name != name:
             self._backend.query(node, f"rename: {name} to {request.name}")
             name = request.name
@@ -144,9 +148,16 @@ class _Requests:
 
         def told() -> dict[str, Any] | None:
             entry = self._hub.standing(node).get(name)
-            if entry is None or (request.paused is not None and entry["paused"] != request.paused):
+            if entry is None or self._hub.num_told[node] == num_told:
                 return None
-            return entry
+            is_paused = request.paused in (None, entry["paused"])
+            if request.rate_hz:
+                is_rated = entry["wanted_rate_hz"] == request.rate_hz
+            else:  # to the node's own rate, which may be the one that it was
+                is_rated = request.rate_hz is None or (
+                    entry["wanted_rate_hz"] != before or self._hub.num_told[node] > num_told + 1
+                )
+            return entry if is_paused and is_rated else None
 
         return {"name": name, "text": "", "query": await self._hub.until(told, _TELL_PATIENCE_S)}
 
@@ -193,10 +204,16 @@ class _Requests:
             raise HTTPException(
                 422, f"a point is outside the picture of {scene.width}x{scene.height}"
             )
-        review = self._hub.reviews.add(
-            request.camera, scene.frame_id, request.stamp.ns, words, points
+        review = Review(
+            id=f"{_SOURCE}-{secrets.token_hex(5)}",
+            query=words,
+            stamp_ns=request.stamp.ns,
+            frame_id=scene.frame_id,
+            points_px=points,
+            source=_SOURCE,
         )
         self._backend.review(review)
+        self._hub.reviews.add(request.camera, review)
         self._hub.reviews_changed()
         return {"id": review.id}
 
@@ -204,7 +221,8 @@ class _Requests:
         """Take a correction back: what stood before it stands again."""
         if not self._hub.reviews.stands(correction_id):
             raise HTTPException(404, f"no correction {correction_id[:64]!r} stands")
-        self._backend.review(self._hub.reviews.undo(correction_id))
+        self._backend.review(self._hub.reviews.undone(correction_id))
+        self._hub.reviews.mark_undone(correction_id)
         self._hub.reviews_changed()
 
     async def keep(self, request: Keep) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
 
-from molmo2_ros.errors import DataError, Molmo2Error, QueryError
+from molmo2_ros.errors import Molmo2Error, QueryError
 from molmo2_ros.web.access import Access, Limits
 from molmo2_ros.web.api import make_router
 from molmo2_ros.web.backend import Backend
@@ -83,5 +83,5 @@ def _file(file: PageFile, request: Request) -> Response:
 
 async def _problem(_: Request, error: Exception) -> JSONResponse:
     """What the caller did wrong, in the error's own words."""
-    status = 422 if isinstance(error, QueryError | DataError) else 409
+    status = 422 if isinstance(error, QueryError) else 409
     return JSONResponse({"detail": str(error)}, status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -38,6 +38,7 @@ class Hub:
         self.cameras = tuple(cameras)
         self.scenes: dict[str, Scene] = {}  # the newest of each camera
         self.queries: dict[str, dict[str, Any]] = {}  # as on ~/queries, by node
+        self.num_told: Counter[str] = Counter()  # how often each node told its queries
         self.statuses: dict[str, list[dict[str, Any]]] = {}  # lines of /diagnostics, by node
         self.answers: deque[str] = deque(maxlen=MAX_ANSWERS)  # whole ones
         self.reviews = Reviews()
@@ -179,6 +180,7 @@ class Hub:
 
     def _on_queries(self, node: str, queries: dict[str, Any]) -> None:
         self.queries[node] = queries
+        self.num_told[node] += 1
         self._put_state(("queries", node), _text("queries", node=node, **queries))
         self._look()
 

@@ -102,23 +102,28 @@ class Outbox:
             del self._undrawn[other]
         self._news.set()
 
+    def pop(self) -> Scene | str | None:
+        """What is sent next, oldest first; scenes only while few are on their way."""
+        is_full = self.acknowledges and len(self._undrawn) >= MAX_UNDRAWN
+        for key, item in self._waiting.items():
+            if isinstance(item, Scene):
+                if is_full:
+                    continue
+                self.num_sent += 1
+                if self.acknowledges:
+                    self._undrawn[item.number] = item.arrived_s
+            elif isinstance(key, tuple) and key[0] == "event":
+                self._num_events -= 1
+            del self._waiting[key]
+            return item
+        return None
+
     async def take(self) -> Scene | str:
-        """Wait for what is sent next, oldest first; scenes only while few are on their way."""
-        while True:
-            is_full = self.acknowledges and len(self._undrawn) >= MAX_UNDRAWN
-            for key, item in self._waiting.items():
-                if isinstance(item, Scene):
-                    if is_full:
-                        continue
-                    self.num_sent += 1
-                    if self.acknowledges:
-                        self._undrawn[item.number] = item.arrived_s
-                elif isinstance(key, tuple) and key[0] == "event":
-                    self._num_events -= 1
-                del self._waiting[key]
-                return item
+        """Wait for what `pop` gives."""
+        while (item := self.pop()) is None:
             self._news.clear()
             await self._news.wait()
+        return item
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +10,6 @@ from molmo2_ros.corrections import Review
 from molmo2_ros.errors import DataError
 
 MAX_REVIEWS = 200  # that are listed; all are recorded
-SOURCE = "web"
 
 
 @dataclass(slots=True)
@@ -27,38 +25,16 @@ class Reviews:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
 
-    def add(
-        self,
-        camera: str,
-        frame_id: str,
-        stamp_ns: int,
-        query: str,
-        points_px: tuple[tuple[float, float], ...],
-    ) -> Review:
-        """One more correction.
-
-        Raises:
-            QueryError: there are no words.
-            DataError: a place is no pixel.
-        """
-        review = Review(
-            id=f"{SOURCE}-{secrets.token_hex(5)}",
-            query=query,
-            stamp_ns=stamp_ns,
-            frame_id=frame_id,
-            points_px=points_px,
-            source=SOURCE,
-        )
+    def add(self, camera: str, review: Review) -> None:
+        """One more correction, which was sent."""
         self._entries.append(_Entry(review, camera))
         del self._entries[:-MAX_REVIEWS]
-        return review
 
-    def undo(self, review_id: str) -> Review:
-        """Take one back.
+    def undone(self, review_id: str) -> Review:
+        """What is to be said of a thing in a picture once a correction of it is taken back.
 
         Returns:
-            what is now to be said of that thing in that picture: what stood before, or that nothing
-                is said.
+            what stood before, or that nothing is said.
 
         Raises:
             DataError: there is none of this id, or it was taken back already.
@@ -69,12 +45,21 @@ class Reviews:
                 f"no correction {review_id!r} stands, expected the id of one that was made here "
                 "and not taken back; see the list"
             )
-        entry.state = "undone"
         about = _about(entry.review)
-        left = [e for e in self._entries if e.state != "undone" and _about(e.review) == about]
+        left = [
+            e
+            for e in self._entries
+            if e is not entry and e.state != "undone" and _about(e.review) == about
+        ]
         if left:
             return left[-1].review
         return replace(entry.review, points_px=(), retracted=True)
+
+    def mark_undone(self, review_id: str) -> None:
+        """It was taken back."""
+        for entry in self._entries:
+            if entry.review.id == review_id:
+                entry.state = "undone"
 
     def stands(self, review_id: str) -> bool:
         """Whether one was made and not taken back."""

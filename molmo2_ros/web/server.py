@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import socket
 import threading
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 _START_PATIENCE_S = 30.0
 _END_PATIENCE_S = 5.0
 _MAX_CONNECTIONS = 128
-_LEAST_TOKEN = 16  # characters that somebody chose
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,256}", re.ASCII)  # fits into links and cookies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +73,10 @@ class WebServer:
                 '"molmo2_ros[web]"'
             ) from error
         token = address.token
-        if token and len(token) < _LEAST_TOKEN:
+        if token and not _TOKEN.fullmatch(token):
             raise ConfigError(
-                f"the page's token has {len(token)} characters, expected at least {_LEAST_TOKEN}; "
-                "leave it empty to have one made"
+                f"the page's token has {len(token)} characters, expected 16 or more letters, "
+                "digits, - and _; leave it empty to have one made"
             )
         if not token and not is_loopback(address.host):
             token = secrets.token_urlsafe(24)
