@@ -184,3 +184,13 @@ def browser():
         )
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def started_page(shots, engine, tmp_path_factory):
+    """A page that the tests of a file share."""
+    playback = TablePlayback(shots, 8.0)
+    page = Page(playback, Grounder(engine), tmp_path_factory.mktemp("page"))
+    page.until(lambda: page.hub.scenes, "first picture")
+    yield page
+    page.close()

@@ -166,7 +166,6 @@ export class Queries {
   }
 
   fill(row, entry) {
-    const wasPaused = row.entry === entry ? null : row.isPaused;
     row.entry = entry;
     row.kind.textContent = entry.kind;
     row.words.textContent = entry.words;
@@ -175,10 +174,10 @@ export class Queries {
     row.rate.setAttribute("aria-label", `Rate of ${entry.name}`);
     row.remove.setAttribute("aria-label", `Remove ${entry.name}`);
     row.element.toggleAttribute("data-paused", entry.paused);
-    if (wasPaused !== entry.paused) {
+    row.pause.setAttribute("aria-label", `${entry.paused ? "Resume" : "Pause"} ${entry.name}`);
+    if (row.isPaused !== entry.paused) {
       row.isPaused = entry.paused;
       row.pause.replaceChildren(icon(entry.paused ? paths.resume : paths.pause));
-      row.pause.setAttribute("aria-label", `${entry.paused ? "Resume" : "Pause"} ${entry.name}`);
     }
     if (document.activeElement !== row.rate) this.fillRate(row, entry);
     row.measured.textContent = entry.paused ? "paused" : `${entry.rate_hz.toFixed(1)}/s now`;
@@ -195,17 +194,20 @@ export class Queries {
   }
 
   rename(row) {
-    const field = make("input", {type: "text", className: "rename", value: row.entry.name, maxLength: 64,
-      "aria-label": `New name of ${row.entry.name}`});
+    const before = row.entry.name;
+    const field = make("input", {type: "text", className: "rename", value: before, maxLength: 64,
+      "aria-label": `New name of ${before}`});
     const end = (name) => {
       field.onblur = null;
       field.replaceWith(row.name);
       row.name.focus();
-      if (name && name !== row.entry.name) this.change(row.entry, {name});
+      if (name && name !== before) this.change(row.entry, {name});
     };
     field.onkeydown = (event) => {
-      if (event.key === "Enter") end(field.value.trim());
-      if (event.key === "Escape") end("");
+      if (event.key !== "Enter" && event.key !== "Escape") return;
+      event.preventDefault(); // else the key also presses the button that gets the focus
+      event.stopPropagation();
+      end(event.key === "Enter" ? field.value.trim() : "");
     };
     field.onblur = () => end(field.value.trim());
     row.name.replaceWith(field);
