@@ -46,9 +46,9 @@ within = @export PATH="$(CURDIR)/$(1)/bin:$$PATH" AMENT_PREFIX_PATH="$(CURDIR)/$
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(INFERENCE_READY)  ## camera and grounding node on ROS 2; VIDEO= CAMERA= QUERY= choose
+demo: $(INFERENCE_READY)  ## camera and grounding node on ROS 2; VIDEO= CAMERA= QUERY= choose; WEB=1: the page
 	$(call within,$(VENV)) python -m molmo2_ros.ros.demo $${VIDEO:+--video "$$VIDEO"} \
-		$${CAMERA:+--camera "$$CAMERA"} $${QUERY:+--query "$$QUERY"}
+		$${CAMERA:+--camera "$$CAMERA"} $${QUERY:+--query "$$QUERY"} $${WEB:+--web}
 
 reach: $(INFERENCE_READY)  ## a simulated arm touches what is asked for; OBJECT= BELT= (m/s) choose
 	$(call within,$(VENV)) python -m molmo2_ros.ros.reach_demo $${OBJECT:+--object "$$OBJECT"} \

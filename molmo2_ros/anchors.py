@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from molmo2_ros.answers.drafts import Places
 from molmo2_ros.camera.clip import Clip
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.query import Query, SeedPoint
@@ -61,7 +62,7 @@ class Anchors:
     def _carry(self, query_id: int, place: _Place, clip: Clip) -> None:
         """Remember where optical flow takes a place to on the clip's newest frame."""
         frames = clip.frames[_index_of(clip.stamps_ns, place.stamp_ns) :]
-        places = {0: (place.x, place.y)}
+        places: Places = {0: (place.x, place.y)}
         for before, after in pairwise(frames):
             places = carried(places, before, after)
         if places:

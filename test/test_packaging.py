@@ -457,6 +457,7 @@ def test_every_requirement_of_the_package_is_pinned_for_the_demo(wheel):
         ("VIDEO=cup.mp4", "--video cup.mp4"),
         ("CAMERA=/dev/video2", "--camera /dev/video2"),
         ('QUERY=point: the "big" mug', '--query point: the "big" mug'),
+        ("WEB=1", "--web"),
     ],
 )
 def test_make_demo_hands_source_and_question_on(given, told, tmp_path):
