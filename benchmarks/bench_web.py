@@ -10,8 +10,9 @@ Chromium without a window opens it. Further viewers are programs that take every
   points on it, in the browser; both on this machine's clock. It waits for the grounding node to
   carry the points to that image.
 - viewers_core_share: CPU seconds a second of the web node's process, which is all that serves.
-- stalled: one viewer takes nothing for `--stall-s` seconds; the node's memory and the rate at which
-  another one is served, against before.
+- stalled: for `--stall-s` seconds one viewer draws nothing of what it is sent, and another one does
+  not even read its socket (the server gives that up after 40 s without a pong, and it comes again);
+  the node's memory, and the rate at which a third one is served, against before.
 - usable_ms: from opening to a page whose controls act; bytes are of all but pictures, unpacked.
 """
 
@@ -21,6 +22,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -88,16 +90,16 @@ class Camera:
 
 
 class Viewer:
-    """A program that takes every picture that it is sent, or none at all."""
+    """A program that takes every picture that it is sent, and says so unless it stalls."""
 
     def __init__(self, *, stalls: bool = False) -> None:
         self.num_scenes = 0
+        self._stalls = stalls
         uri = f"ws://127.0.0.1:{PORT}/api/stream"
         self._open = contextlib.ExitStack()
         self._socket = self._open.enter_context(connect(uri, close_timeout=1))
         self._socket.send(json.dumps({"type": "watch"}))
-        if not stalls:
-            threading.Thread(target=self._take, daemon=True).start()
+        threading.Thread(target=self._take, daemon=True).start()
 
     def close(self) -> None:
         """Leave."""
@@ -106,7 +108,7 @@ class Viewer:
     def _take(self) -> None:
         with contextlib.suppress(ConnectionClosed):
             for message in self._socket:
-                if isinstance(message, bytes):
+                if isinstance(message, bytes) and not self._stalls:
                     self.num_scenes += 1
                     length = int.from_bytes(message[:4], "big")
                     number = json.loads(message[4 : 4 + length])["number"]
@@ -267,12 +269,33 @@ def stalled(web: DemoProcess, seconds: float) -> tuple[float, float]:
     with viewers(1) as (lively,):
         before_hz = rate_of(lively, min(10.0, seconds))
         still = Viewer(stalls=True)
+        ending = threading.Event()
+        deaf = threading.Thread(target=be_deaf, args=(ending,))
+        deaf.start()
         time.sleep(2.0)
         before_mb = memory_mb(web.pid)
         during_hz = rate_of(lively, seconds)
         growth_mb = memory_mb(web.pid) - before_mb
+        ending.set()
+        deaf.join()
         still.close()
     return growth_mb, during_hz / before_hz
+
+
+def be_deaf(ending: threading.Event) -> None:
+    """A viewer that asks for pictures and never reads its socket; shut out, it comes again."""
+    key = "dGhlIHNhbXBsZSBub25jZQ=="
+    request = (
+        f"GET /api/stream HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    )
+    text = b'{"type":"watch","acknowledge":false}'
+    # A text frame with a mask of zeros (RFC 6455, 5.2).
+    watch = bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
+    while not ending.is_set():
+        with socket.create_connection(("127.0.0.1", PORT)) as deaf:
+            deaf.sendall(request.encode() + watch)
+            ending.wait(60.0)
 
 
 def rate_of(viewer: Viewer, seconds: float) -> float:

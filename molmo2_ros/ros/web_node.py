@@ -136,13 +136,11 @@ class WebNode(Node):
 
     def _on_pair(self, pair: Paired[Image | CompressedImage]) -> None:
         message = pair.picture
-        size = (message.width, message.height)
-        if isinstance(message, CompressedImage):
-            try:
-                size = _size(message)
-            except ImageError as error:
-                self._problems.report("camera", error)
-                return
+        try:
+            size = _size(message)
+        except ImageError as error:
+            self._problems.report("camera", error)
+            return
         self.hub.tell_scene(
             Scene(
                 camera=pair.camera,
@@ -237,12 +235,14 @@ def _jpeg(message: Image | CompressedImage, quality: int) -> bytes:
     return encode_jpeg(images.rgb_of_compressed(message), quality)
 
 
-def _size(message: CompressedImage) -> tuple[int, int]:
-    """Width and height of a compressed picture.
+def _size(message: Image | CompressedImage) -> tuple[int, int]:
+    """Width and height of a picture.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: it is compressed and cannot be read.
     """
+    if isinstance(message, Image):
+        return message.width, message.height
     size = jpeg_size(bytes(message.data[:65536]))
     if size is None:
         picture = images.rgb_of_compressed(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 from molmo2_ros.web.outbox import Outbox
 from molmo2_ros.web.reviews import Reviews
 from molmo2_ros.web.scene import Jpeg, Scene
+
+_log = logging.getLogger(__name__)
 
 MAX_ANSWERS = 32  # that a new viewer is told
 _STATUS_PERIOD_S = 1.0
@@ -91,7 +94,7 @@ class Hub:
         if loop is None:
             return
         try:
-            loop.call_soon_threadsafe(function, *arguments)
+            loop.call_soon_threadsafe(_tolerant, function, *arguments)
         except RuntimeError:  # closed just now
             return
 
@@ -110,7 +113,8 @@ class Hub:
         self.viewers[number] = outbox
         outbox.put_event(_text("hello", protocol=1, viewer=number, cameras=self.cameras_json()))
         for node, queries in self.queries.items():
-            outbox.put_state(("queries", node), _text("queries", node=node, **queries))
+            text = _json({**queries, "type": "queries", "node": node})
+            outbox.put_state(("queries", node), text)
         for answer in self.answers:
             outbox.put_event(answer)
         outbox.put_state("reviews", self._reviews_text())
@@ -179,13 +183,16 @@ class Hub:
             outbox.put_scene(scene)
 
     def _on_queries(self, node: str, queries: dict[str, Any]) -> None:
+        text = _json({**queries, "type": "queries", "node": node})
+        if not all(isinstance(entry["name"], str) for entry in queries["queries"]):
+            raise TypeError("a standing query has no name")
         self.queries[node] = queries
         self.num_told[node] += 1
-        self._put_state(("queries", node), _text("queries", node=node, **queries))
+        self._put_state(("queries", node), text)
         self._look()
 
     def _on_answer(self, node: str, answer: dict[str, Any]) -> None:
-        text = _text("answer", node=node, **answer)
+        text = _json({**answer, "type": "answer", "node": node})
         key = ("answer", node, answer["query"]["id"])
         if answer["partial"]:
             self._put_state(key, text)
@@ -260,6 +267,17 @@ class Hub:
         )
 
 
-def _text(kind: str, **content: Any) -> str:
-    told: Mapping[str, Any] = {"type": kind, **content}
+def _tolerant(function: Callable[..., None], *arguments: Any) -> None:
+    """What others publish may be anything: what cannot be told is left out."""
+    try:
+        function(*arguments)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _log.warning("left out, as it cannot be told: %s: %s", type(error).__name__, error)
+
+
+def _text(kind: str, /, **content: Any) -> str:
+    return _json({**content, "type": kind})
+
+
+def _json(told: Mapping[str, Any]) -> str:
     return json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -201,3 +201,42 @@ def test_the_document_names_every_topic_of_the_web_node(node_under_test):
 
 def kind_of(endpoint):
     return f"{endpoint.msg_type.__module__}.{endpoint.msg_type.__name__}"
+
+
+def test_jpegs_of_a_camera_are_sent_on_as_they_come(node_under_test, table_frames):
+    node = node_under_test.start(WebNode, port=0, image_transport="compressed")
+    sent = images.jpeg_message(table_frames[0].image, 5 * 10**9, "camera", 70)
+    reliable = qos.image_qos("reliable")
+
+    def has_come():
+        # A best-effort reader may not have found the writer yet that has found it.
+        node_under_test.send("image/compressed", sent, reliable)
+        return node.hub.scenes
+
+    node_under_test.until(has_come, "scene")
+    scene = node.hub.scenes["image"]
+    assert (scene.width, scene.height, scene.stamp_ns) == (320, 240, 5 * 10**9)
+    assert scene.marks is None
+    assert scene.jpeg() == bytes(sent.data)
+
+
+@pytest.mark.parametrize(
+    ("topic", "text"),
+    [
+        ("grounding/answer", "[]"),
+        ("grounding/answer", '{"query": 3, "partial": false}'),
+        ("grounding/answer", '{"query": {"id": 1}, "partial": false, "text": NaN}'),
+        ("grounding/queries", '{"queries": [{"type": 1}]}'),
+        ("grounding/queries", "{"),
+        ("recorder/corrections", "null"),
+    ],
+)
+def test_what_cannot_be_told_is_left_out(node_under_test, topic, text):
+    node = node_under_test.start(WebNode, port=0)
+    profile = qos.state_qos() if topic.endswith("queries") else qos.result_qos()
+    node_under_test.send(topic, String(data=text), profile)
+    told = {"active": True, "engine": "x", "skills": [], "queries": []}
+    node_under_test.send("grounding/queries", String(data=json.dumps(told)), qos.state_qos())
+    node_under_test.until(lambda: node.hub.queries.get("grounding") == told, "the next message")
+    assert request(node.server.port, "GET", "/api/state")[0] == 200
+    assert not node.hub.answers

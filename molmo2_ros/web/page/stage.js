@@ -28,19 +28,21 @@ export class Stage {
     this.crosshair = null; // [u, v] for those who use keys
     this.isStopped = false;
     this.newest = 0; // number of the newest scene whose picture was decoded
+    this.epoch = 0; // of the server's numbers
     new ResizeObserver(() => this.redraw()).observe(this.box);
     this.listen();
   }
 
   /** Decode a picture, then draw it together with its points, unless a newer one was quicker. */
   async show(head, blob) {
+    const {epoch} = this;
     let bitmap = null;
     try {
       bitmap = await createImageBitmap(blob);
     } catch {
       // A picture that cannot be decoded is left out; the next one follows.
     }
-    if (bitmap && !this.isStopped && head.number > this.newest) {
+    if (bitmap && !this.isStopped && epoch === this.epoch && head.number > this.newest) {
       this.newest = head.number;
       this.put(head, bitmap);
     }
@@ -65,6 +67,7 @@ export class Stage {
   /** Another camera, or a server that began anew: numbers may be smaller again. */
   forget() {
     this.newest = 0;
+    this.epoch += 1;
     this.trails = new Trails();
   }
 
