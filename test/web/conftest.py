@@ -52,6 +52,18 @@ class TablePlayback:
         self._closing.set()
 
 
+class NotingHub(Hub):
+    """Notes what was told of each picture."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.told = {}  # scenes by stamp_ns
+
+    def tell_scene(self, scene):
+        self.told[scene.stamp_ns] = scene
+        super().tell_scene(scene)
+
+
 class Page:
     """A server with its backend, and short words for what tests ask of it."""
 
@@ -62,7 +74,7 @@ class Page:
         self.store = ReviewStore(folder)
         self.folder = folder
         self.backend = LocalBackend(CAMERA, playback, grounder, [], self.store)
-        self.hub = Hub(self.backend.cameras, viewers)
+        self.hub = NotingHub(self.backend.cameras, viewers)
         self.server = WebServer(
             self.hub, self.backend, Address(port=port, token=token), limits=limits
         )

@@ -124,6 +124,8 @@ def test_what_is_asked_is_marked_on_its_pixel_of_the_picture_of_its_stamp(page, 
         shown = page.playback.shown[picture_stamp_ns].frame.image
         assert np.abs(picture[:, :, :3].astype(int) - shown).mean() < 4
         ((u, v),) = rings(overlay, query_id)
+        (mark,) = page.hub.told[stamp_ns].marks
+        assert (u, v) == pytest.approx((mark.u, mark.v), abs=0.8)
         assert page.lies_on("red mug", u, v, stamp_ns)
         wait_for_another(page, tab, stamp_shown(tab))
     assert tab.wrong == []

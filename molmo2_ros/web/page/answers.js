@@ -63,7 +63,8 @@ function sentence(answer) {
 function facts(answer) {
   const {timing} = answer;
   const seconds = timing.encode_s + timing.prefill_s + timing.decode_s;
-  const told = [`${Math.round(1000 * seconds)} ms`, `${timing.num_answer_tokens} tokens in ${timing.num_passes} passes`];
+  const passes = timing.num_passes === 1 ? "1 pass" : `${timing.num_passes} passes`;
+  const told = [`${Math.round(1000 * seconds)} ms`, `${timing.num_answer_tokens} tokens in ${passes}`];
   if (answer.truncated) told.push("cut off");
   return [...told, ...answer.problems].join(", ");
 }
