@@ -86,7 +86,7 @@ def _processes(
     ]
     if wanted.web:
         folder = str(Path(wanted.output, "demo_corrections").resolve())
-        recorder = ros_arguments(folder=folder, max_disk_mb=500.0, rate_hz=1.0)
+        recorder = ros_arguments(folder=folder, max_disk_mb=500.0, split_mb=100.0, rate_hz=1.0)
         processes.append(DemoProcess("recorder_node", recorder, logs))
         url = f"http://localhost:{wanted.port}/"
         _tell(f"open {url}; corrections are recorded in {folder}; Ctrl-C ends")
