@@ -149,6 +149,7 @@ class WebNode(Node):
                 width=size[0],
                 height=size[1],
                 marks=pair.marks,
+                nodes=pair.nodes,
                 jpeg=partial(_jpeg, message, self._quality),
                 arrived_s=pair.arrived_s,
             )

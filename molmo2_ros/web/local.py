@@ -397,6 +397,7 @@ def scene_of(
             )
             for target in targets
         ],
+        nodes=(node,),
         jpeg=lambda: encode_jpeg(frame.image, JPEG_QUALITY),
         arrived_s=arrived_s,
     )

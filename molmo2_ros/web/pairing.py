@@ -32,13 +32,17 @@ class _Camera(Generic[Picture]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired(Generic[Picture]):
-    """A picture with all that was told about it; marks are None where nobody tells anything."""
+    """A picture with all that was told about it; marks are None where nobody tells anything.
+
+    `nodes` are those that told of it, also those that found nothing.
+    """
 
     camera: str
     frame_id: str
     stamp_ns: int
     picture: Picture
     marks: Sequence[Mark] | None
+    nodes: tuple[str, ...]
     arrived_s: float
 
 
@@ -111,6 +115,7 @@ class Pairing(Generic[Picture]):
                 stamp_ns=shown.stamp_ns,
                 picture=shown.picture,
                 marks=marks if shown.marks else None,
+                nodes=tuple(sorted(shown.marks)),
                 arrived_s=shown.arrived_s,
             )
         )

@@ -59,6 +59,7 @@ class Scene:
         width: pixels.
         height: pixels.
         marks: None where nobody told of targets on this frame.
+        nodes: those that told, also those that found nothing.
         jpeg: makes the picture's bytes; called at most once, in a thread.
         arrived_s: when the picture came to this process, seconds since the epoch.
     """
@@ -71,6 +72,7 @@ class Scene:
     marks: Sequence[Mark] | None
     jpeg: Jpeg
     arrived_s: float
+    nodes: Sequence[str] = ()
     number: int = 0  # counts the scenes of a server; viewers name it when it is drawn
     _picture: asyncio.Task[bytes] | None = field(default=None, repr=False)
     _head: bytes | None = field(default=None, repr=False)
@@ -88,6 +90,7 @@ class Scene:
                 "width": self.width,
                 "height": self.height,
                 "arrived_ms": round(self.arrived_s * 1e3, 3),
+                "nodes": list(self.nodes),
                 "points": None if self.marks is None else [mark.as_json() for mark in self.marks],
             }
             self._head = json.dumps(told, allow_nan=False, separators=(",", ":")).encode()

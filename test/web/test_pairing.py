@@ -22,6 +22,7 @@ class Stage:
     def show(self, pair):
         places = None if pair.marks is None else [found.u for found in pair.marks]
         self.shown.append((pair.camera, pair.stamp_ns, places))
+        self.nodes = pair.nodes
 
     def picture(self, *stamps, camera="left"):
         for stamp_ns in stamps:
@@ -71,6 +72,7 @@ def test_two_nodes_that_speak_of_one_camera_are_both_waited_for():
     assert stage.shown == [("left", 0, None)]
     stage.points(1, 1.0, node="a")
     assert stage.shown[1:] == [("left", 1, [1.0, 2.0])]
+    assert stage.nodes == ("a", "b")
 
 
 def test_a_node_that_fell_silent_is_waited_for_no_more():

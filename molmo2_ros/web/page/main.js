@@ -35,7 +35,18 @@ function say(text, label, act) {
   toastTimer = setTimeout(() => { toast.hidden = true; }, TOAST_MS);
 }
 
-const entries = () => [...queries].flatMap(([node, list]) => list.map((entry) => ({...entry, node})));
+// Nodes that speak of the camera that is shown; with several cameras each has its own.
+let speakers = [];
+const isShown = (node) => speakers.length === 0 || speakers.includes(node);
+const entries = () => [...queries].filter(([node]) => isShown(node))
+  .flatMap(([node, list]) => list.map((entry) => ({...entry, node})));
+
+function hear(nodes) {
+  if (!nodes.length || nodes.join() === speakers.join()) return;
+  speakers = nodes;
+  ask.node = nodes[0];
+  list.show(entries());
+}
 
 const labels = new Map(); // by node and query id
 function describe(mark) {
@@ -72,7 +83,9 @@ const targets = new Targets();
 async function pick(u, v, head) {
   try {
     const words = byId("called-text").value.trim();
-    const told = await request("POST", "/track", {camera: head.camera, stamp: head.stamp, u, v, words});
+    const told = await request("POST", "/track", {
+      camera: head.camera, stamp: head.stamp, u, v, words, node: head.nodes[0] ?? null,
+    });
     say(`Tracking ${told.query ? told.query.label : "it"} from there`);
   } catch (error) {
     say(error.message);
@@ -118,6 +131,7 @@ function showCameras(cameras) {
   group.replaceChildren(...names.map((name) => make("button", {
     type: "button", textContent: name, "aria-pressed": String(name === camera), onclick: () => {
       camera = name;
+      speakers = [];
       stage.forget();
       setMode("track");
       showCameras(cameras);
@@ -140,6 +154,7 @@ const stream = new Stream({
   },
   cameras: (message) => showCameras(message.cameras),
   scene: (head, blob) => stage.show(head, blob).then(() => {
+    if (head.camera === camera) hear(head.nodes);
     if (stage.head) targets.show((stage.head.points ?? []).map((mark) => ({...mark, ...describe(mark)})));
   }),
   queries: (message) => {

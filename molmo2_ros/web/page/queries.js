@@ -40,6 +40,7 @@ export class Ask {
   /** @param {object} on asked(name, text), failed(text) */
   constructor(answers) {
     this.answers = answers;
+    this.node = null; // that is asked; the server's first where none speaks of the camera
     this.form = document.getElementById("ask");
     this.text = document.getElementById("ask-text");
     this.trouble = document.getElementById("ask-trouble");
@@ -68,11 +69,11 @@ export class Ask {
     button.disabled = true;
     try {
       if (stands) {
-        await request("POST", "/queries", {text});
+        await request("POST", "/queries", {text, node: this.node});
         this.text.value = "";
       } else {
         this.answers.expect(text);
-        const told = await request("POST", "/ask", {text, wait_s: WAIT_S});
+        const told = await request("POST", "/ask", {text, wait_s: WAIT_S, node: this.node});
         if (told.answer) this.answers.show(told.answer, true);
         else this.answers.fail("No answer came in time; the model is busy or stands still.");
       }
