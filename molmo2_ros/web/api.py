@@ -9,9 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 
 from molmo2_ros.corrections import PictureName, Review
-from molmo2_ros.prompt.query import (
-    Query as Question,
-)
+from molmo2_ros.prompt import query as questions
 from molmo2_ros.prompt.query import QueryKind, SeedPoint, asked_once, label, parse_query, query_text
 from molmo2_ros.query_commands import is_command
 from molmo2_ros.web.backend import Backend
@@ -178,7 +176,7 @@ class _Requests:
                 f"the pixel {request.u:g}, {request.v:g} is outside the picture of "
                 f"{scene.width}x{scene.height}",
             )
-        query = Question(
+        query = questions.Query(
             name=self._free_name(node),
             kind=QueryKind.TRACK,
             words=words,
@@ -198,7 +196,7 @@ class _Requests:
     async def correct(self, request: Correct) -> dict[str, Any]:
         """Say where all the things of a query are in one picture; recorded for training."""
         scene = self._scene(request.camera)
-        words = label(Question(name="correction", kind=QueryKind.POINT, words=request.query))
+        words = label(questions.Query(name="correction", kind=QueryKind.POINT, words=request.query))
         points = tuple((point.u, point.v) for point in request.points)
         if any(u >= scene.width or v >= scene.height for u, v in points):
             raise HTTPException(
@@ -230,7 +228,7 @@ class _Requests:
         scene = self._scene(request.camera)
         self._backend.keep(PictureName(stamp_ns=request.stamp.ns, frame_id=scene.frame_id))
 
-    async def _stand(self, node: str, query: Question) -> dict[str, Any]:
+    async def _stand(self, node: str, query: questions.Query) -> dict[str, Any]:
         text = query_text(query)
         before = self._hub.standing(node).get(query.name)
         num_refused, _ = self._hub.refusals(node)
@@ -287,7 +285,7 @@ class _Requests:
         return words if distance < _NEAR * scene.width else _ANYTHING
 
 
-def _parsed(text: str) -> Question:
+def _parsed(text: str) -> questions.Query:
     if is_command(text):
         raise HTTPException(422, "this is a command, expected a question; use PATCH or DELETE")
     return parse_query(text)

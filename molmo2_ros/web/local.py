@@ -83,6 +83,7 @@ class LocalBackend:
         self._problem = ""
         self._frame_times: deque[float] = deque(maxlen=64)
         self._last: Answer | None = None
+        self._told_s = 0.0  # when state and status were told last
         for query in queries:
             grounder.check(query)
             self._standing.add(query, time.monotonic())
@@ -284,8 +285,6 @@ class LocalBackend:
             self._tracker.forget(entry.id)
         if gone:
             self._tell_queries()
-
-    _told_s = 0.0
 
     def _tell_now_and_then(self) -> None:
         now_s = time.monotonic()
