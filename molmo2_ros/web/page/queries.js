@@ -5,7 +5,7 @@ import {queryColour} from "./drawing.js";
 
 const RATES = [["0", "as often as possible"], ["10", "10 a second"], ["5", "5 a second"], ["2", "2 a second"],
   ["1", "once a second"], ["0.2", "every 5 s"], ["0.05", "every 20 s"]];
-const IDEAS = ["point: the red mug", "count: mugs", "track: the lemon", "How many cups are there?", "Is the drawer open?"];
+const IDEAS = ["point: the red mug", "count: mugs", "track: the lemon", "How many mugs are there?", "Is the drawer open?"];
 const WAIT_S = 45;
 
 const paths = {
