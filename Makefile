@@ -17,10 +17,10 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/pytho
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt constraints.txt)
+INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt web.txt constraints.txt)
 TEST := $(INFERENCE) $(addprefix requirements/,training.txt test.txt tensorrt-rtx.txt \
 	without_dependencies.txt)
-JAZZY_TEST := $(addprefix requirements/,jazzy.txt simulation.txt training.txt test.txt \
+JAZZY_TEST := $(addprefix requirements/,jazzy.txt simulation.txt web.txt training.txt test.txt \
 	tensorrt-rtx.txt without_dependencies.txt constraints-jazzy.txt)
 stamp = $(1)/.ready-$(2)-$(shell cat setup.py $(3) | sha256sum | cut -c1-12)
 INFERENCE_READY := $(call stamp,$(VENV),inference,$(INFERENCE))
@@ -46,9 +46,9 @@ within = @export PATH="$(CURDIR)/$(1)/bin:$$PATH" AMENT_PREFIX_PATH="$(CURDIR)/$
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(INFERENCE_READY)  ## camera and grounding node on ROS 2; VIDEO= CAMERA= QUERY= choose
+demo: $(INFERENCE_READY)  ## camera and grounding node on ROS 2; VIDEO= CAMERA= QUERY= choose; WEB=1: the page
 	$(call within,$(VENV)) python -m molmo2_ros.ros.demo $${VIDEO:+--video "$$VIDEO"} \
-		$${CAMERA:+--camera "$$CAMERA"} $${QUERY:+--query "$$QUERY"}
+		$${CAMERA:+--camera "$$CAMERA"} $${QUERY:+--query "$$QUERY"} $${WEB:+--web}
 
 reach: $(INFERENCE_READY)  ## a simulated arm touches what is asked for; OBJECT= BELT= (m/s) choose
 	$(call within,$(VENV)) python -m molmo2_ros.ros.reach_demo $${OBJECT:+--object "$$OBJECT"} \

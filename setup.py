@@ -21,6 +21,8 @@ TENSORRT_RTX = [
     "tensorrt-rtx-cu13-bindings>=1.7.1",
     "cuda-bindings>=12.8",
 ]
+# The live page. uvicorn brings no WebSocket of its own.
+WEB = ["fastapi>=0.110", "uvicorn>=0.35", "websockets>=14"]
 TRAINING = [
     *SIMULATION,
     "accelerate",
@@ -82,6 +84,7 @@ setup(
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={
         f"{PACKAGE}.engines": files_below("engines/nano"),
+        f"{PACKAGE}.web": files_below("web/page"),
         f"{PACKAGE}.training": files_below("training/configs") + files_below("training/reference"),
     },
     data_files=[
@@ -109,6 +112,7 @@ setup(
         # A provider that is plugged into the plain onnxruntime; NVIDIA's licence, not ours.
         "gpu-rtx": ["onnxruntime>=1.24", "onnxruntime-ep-nv-tensorrt-rtx-cu13"],
         "recorder": ["rosbags"],
+        "web": WEB,
         "training": TRAINING,
         "modelopt": ["nvidia-modelopt>=0.47"],  # FP8 and NVFP4 weights for TensorRT
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
@@ -116,20 +120,22 @@ setup(
         "test": [
             *CPU,
             *TRAINING,
+            *WEB,
+            "axe-playwright-python",
             "codespell",
             "colcon-common-extensions",
-            "fastapi",
             "hypothesis",
             "import-linter",
             "mypy",
             "openai",
+            "playwright",
             "pytest>=7",
             "pytest-timeout",
             "pytest-xdist",
             "requests",
             "ruff",
+            "schemathesis",
             "torchvision",
-            "uvicorn",
         ],
     },
     entry_points={
@@ -139,6 +145,7 @@ setup(
             "camera_node = molmo2_ros.ros.camera_node:main",
             "grounding_node = molmo2_ros.ros.grounding_node:main",
             "recorder_node = molmo2_ros.ros.recorder_node:main",
+            "web_node = molmo2_ros.ros.web_node:main",
         ],
     },
     zip_safe=False,

@@ -158,7 +158,7 @@ class Grounder:
         Args:
             clip: what is asked about; a query whose span is its newest frame reads that only.
             query: the question.
-            on_partial: gets the answer so far whenever a further point is complete.
+            on_partial: gets the answer so far with each further point, or some more words.
             cancel: asked before each step about each question; True ends its answer with what there
                 is.
             max_new_tokens: limit of the answer's length; None for one that suits the kind.

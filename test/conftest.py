@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 SUITE_NEEDS = (
     "PIL",
     "accelerate",
+    "axe_playwright_python",
     "codespell_lib",
     "colcon_core",
     "fastapi",
@@ -28,13 +29,16 @@ SUITE_NEEDS = (
     "onnxruntime",
     "onnxscript",
     "openai",
+    "playwright",
     "rclpy",
     "ruff",
     "safetensors",
+    "schemathesis",
     "torch",
     "torchvision",
     "transformers",
     "uvicorn",
+    "websockets",
 )
 
 # The Python wheels of ROS 2 are a prefix of their own and do not announce it.

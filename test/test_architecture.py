@@ -17,6 +17,8 @@ ON_USE_ONLY = (
     "mujoco",
     "moderngl",
     "rclpy",
+    "fastapi",
+    "uvicorn",
     "molmo2_ros.training",
 )
 BANNED_NAMES = ("utils", "helpers", "manager", "base", "misc")
@@ -67,7 +69,8 @@ def test_heavy_packages_are_imported_on_use_only(module):
 def test_nodes_import_neither_torch_nor_mujoco():
     code = (
         "import sys, molmo2_ros.ros.camera_node, molmo2_ros.ros.grounding_node\n"
-        "heavy = ('torch', 'transformers', 'onnx', 'mujoco', 'moderngl', 'molmo2_ros.training')\n"
+        "heavy = ('torch', 'transformers', 'onnx', 'mujoco', 'moderngl', 'fastapi', 'uvicorn', "
+        "'molmo2_ros.training')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     loaded = subprocess.run(

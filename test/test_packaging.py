@@ -26,7 +26,7 @@ from molmo2_ros.ros import qos
 from molmo2_ros.simulation.source import TableSource
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("molmo2", "arm_node", "camera_node", "grounding_node")
+COMMANDS = ("molmo2", "arm_node", "camera_node", "grounding_node", "web_node")
 PATIENCE_S = 120.0  # a busy machine; nothing waits this long when all is well
 # Packages of Python and of ROS 2 that go by another name in package.xml.
 ROSDEP_KEYS = {
@@ -43,6 +43,7 @@ ROSDEP_KEYS = {
 }
 PIP_NAMES = {
     "PIL": "pillow",
+    "axe_playwright_python": "axe-playwright-python",
     "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
     "importlinter": "import-linter",
@@ -53,6 +54,8 @@ PIP_NAMES = {
 NO_ROSDEP_KEY = {"rosbags", "tokenizers"}  # README.md tells to install it with pip
 # CONTRIBUTING.md tells to install these with pip.
 NO_ROBOT_NEEDS = {
+    "axe_playwright_python",
+    "fastapi",
     "huggingface_hub",
     "importlinter",
     "matplotlib",
@@ -60,14 +63,18 @@ NO_ROBOT_NEEDS = {
     "onnx",
     "onnx_ir",
     "peft",
+    "playwright",
     "pyarrow",
     "pycocotools",
     "ray",
     "safetensors",
+    "schemathesis",
     "torch",
     "torchvision",
     "trackeval",
     "transformers",
+    "uvicorn",
+    "websockets",
 }
 # With rosidl_default_generators, and with the wheels of rclpy.
 ROSIDL = {
@@ -82,7 +89,7 @@ ROSIDL = {
 # builtin_interfaces with every message package, grimp with import-linter, packaging with pytest.
 # trackeval asks for a second OpenCV in the same folder; its tests are left out where it is not.
 WITHOUT_DEPENDENCIES = {"trackeval", "pycocotools"}
-# apsw and backports with rosbags; compression is Python's own from 3.14 on.
+# apsw and backports with rosbags; pydantic with fastapi; compression is Python's own from 3.14 on.
 BROUGHT_BY_OTHERS = {
     "apsw",
     "backports",
@@ -91,8 +98,9 @@ BROUGHT_BY_OTHERS = {
     "grimp",
     "ml_dtypes",
     "packaging",
+    "pydantic",
 } | ROSIDL
-EXTRAS = {"moderngl", "mujoco"}
+EXTRAS = {"fastapi", "moderngl", "mujoco", "uvicorn"}
 
 
 def run(*arguments, cwd, **environment):
@@ -153,7 +161,9 @@ def test_wheel_holds_every_room_and_the_embedded_engine(wheel):
         for name in tracked
         if re.match(r"(engines|training)/.*\.py$|engines/nano/|training/(configs|reference)/", name)
     }
-    assert rooms | linked <= names
+    page = {name for name in tracked if name.startswith("molmo2_ros/web/page/")}
+    assert page
+    assert rooms | linked | page <= names
 
 
 def test_wheel_installs_nothing_beside_the_package(wheel):
@@ -308,7 +318,7 @@ def test_extra_test_brings_all_that_the_suite_imports_and_starts(wheel):
     imported -= ros | BROUGHT_BY_OTHERS | {"benchmarks"}
     pinned = "".join(
         (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
-        for name in ("test", "training", "without_dependencies")
+        for name in ("test", "training", "web", "without_dependencies")
     )
     wanted = {PIP_NAMES.get(name, name) for name in imported} | requirement_names(pinned)
     assert sorted(wanted - brought - WITHOUT_DEPENDENCIES) == []
@@ -447,6 +457,7 @@ def test_every_requirement_of_the_package_is_pinned_for_the_demo(wheel):
         ("VIDEO=cup.mp4", "--video cup.mp4"),
         ("CAMERA=/dev/video2", "--camera /dev/video2"),
         ('QUERY=point: the "big" mug', '--query point: the "big" mug'),
+        ("WEB=1", "--web"),
     ],
 )
 def test_make_demo_hands_source_and_question_on(given, told, tmp_path):

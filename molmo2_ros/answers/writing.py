@@ -24,12 +24,13 @@ from molmo2_ros.runtime.manifest import CalibrationFacts
 # An answer off its grammar that is longer than this, and so many tokens for each of its points,
 # will hardly come to an end: a point with its stamp takes fewer, and so does an excuse in words.
 LOST_TOKENS, TOKENS_A_POINT = 128, 20
+TOKENS_A_PART = 4  # of an answer in words, from one partial answer to the next
 _POINT = r"(?:^|[^\d.])\d{1,4} +\d{3,4} +\d{3,4}"
 _POINT_END = re.compile(_POINT + r"\D?$")
 _POINT_WITHIN = re.compile(_POINT)
 _TAIL = 24  # characters, as many as a point has
 
-OnPartial = Callable[[Answer], None]  # the answer so far, whenever a further point is complete
+OnPartial = Callable[[Answer], None]  # the answer so far: one more point, or some more words
 
 
 class Written(Protocol):
@@ -147,7 +148,7 @@ class AnswerReader:
         frames: those shown, as in `read_answer`.
         are_images: as in `read_answer`.
         calibration: as in `read_answer`.
-        on_partial: gets the answer so far whenever a further point is complete.
+        on_partial: gets the answer so far with each further point, or some more words.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class AnswerReader:
         self._on_partial = on_partial
         self._has_strayed = False
         self._num_points = 0
+        self._num_told = 0  # tokens of an answer in words that listeners know of
         #: The model has lost the thread: what it goes on to write is not worth its time.
         self.is_degenerate = False
 
@@ -186,6 +188,10 @@ class AnswerReader:
             self._num_points = len(so_far.points)
             if is_news and self._on_partial is not None:
                 self._on_partial(so_far)
+        if self._query.kind.is_in_words and num_tokens >= self._num_told + TOKENS_A_PART:
+            self._num_told = num_tokens
+            if self._on_partial is not None:
+                self._on_partial(self._read(partial=True))
         is_long = num_tokens > LOST_TOKENS + TOKENS_A_POINT * self._num_points
         self._has_strayed = is_long and not follows()
         self.is_degenerate = self.is_degenerate or self._has_strayed
@@ -236,7 +242,7 @@ class AnswerWriter:
         are_images: as in `read_answer`.
         calibration: as in `read_answer`.
         automaton: follows the answer's grammar; None where it has none.
-        on_partial: gets the answer so far whenever a further point is complete.
+        on_partial: gets the answer so far with each further point, or some more words.
     """
 
     def __init__(
@@ -301,7 +307,7 @@ class AnswerListener:
         stamps: that the answer may name, as in `AnswerGrammar.automaton`.
         are_images: as in `read_answer`.
         calibration: as in `read_answer`.
-        on_partial: gets the answer so far whenever a further point is complete.
+        on_partial: gets the answer so far with each further point, or some more words.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from molmo2_ros.camera.sources import (
 )
 from molmo2_ros.cli.annotate import annotate_pictures, annotate_stream, check_output
 from molmo2_ros.cli.findings import as_json, as_table
+from molmo2_ros.cli.page import ask_page
 from molmo2_ros.cli.pictures import ask_pictures
 from molmo2_ros.cli.stream import ask_stream
 from molmo2_ros.errors import ImageError, QueryError
@@ -67,11 +68,18 @@ def add_parser(commands: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    files = parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a video, a folder, or one or several pictures"
     )
     parser.add_argument("question", metavar="QUESTION", help="in plain words; the last argument")
     parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        action=_page_action(files),
+        help="ask a live page (molmo2 web, web_node) about its camera; stands first, without FILE",
+    )
+    parser.add_argument("--token", default="", help="of that page, where it needs one")
     parser.add_argument(
         "--out",
         type=Path,
@@ -129,6 +137,23 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _page_action(files: argparse.Action) -> type[argparse.Action]:
+    """An option after which no file has to be named."""
+
+    class PageAction(argparse.Action):
+        def __call__(
+            self,
+            parser: argparse.ArgumentParser,
+            namespace: argparse.Namespace,
+            values: Any,
+            option_string: str | None = None,
+        ) -> None:
+            namespace.url = values
+            files.nargs, files.required = "*", False
+
+    return PageAction
+
+
 def run(options: argparse.Namespace) -> None:
     """Ask, print, and write the annotated copy.
 
@@ -136,6 +161,9 @@ def run(options: argparse.Namespace) -> None:
         Molmo2Error: a file, the question, the engine or the output cannot be used.
     """
     query = _query(options)
+    if options.url is not None:
+        ask_page(options)
+        return
     if options.out is not None:
         check_output(options.out)
     subtitles = () if options.subtitles is None else read_subtitles(options.subtitles)

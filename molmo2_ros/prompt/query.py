@@ -57,15 +57,20 @@ class SeedPoint:
         QueryError: a value is out of range.
     """
 
-    time_s: float  # seconds from the clip's first frame
+    time_s: float  # seconds from the clip's first frame; 0 where `stamp_ns` says when
     x: float  # 0..1 of the frame's width
     y: float  # 0..1 of the frame's height
+    stamp_ns: int | None = None  # of the camera's frame on which it was seen (see anchors.py)
 
     def __post_init__(self) -> None:
         if not (0 <= self.x <= 1 and 0 <= self.y <= 1 and 0 <= self.time_s < 1e6):
             raise QueryError(
                 f"start point is x {self.x}, y {self.y} at {self.time_s} s, expected x and y in "
                 "0..1 of the frame and a time from 0: divide pixels by the frame's size"
+            )
+        if self.stamp_ns is not None and not 0 <= self.stamp_ns < 2**63:
+            raise QueryError(
+                f"start point is on a frame of {self.stamp_ns} ns, expected the stamp of a frame"
             )
 
 
@@ -208,8 +213,10 @@ def parse_query(text: str, default_name: str = "") -> Query:
     counts of the whole clip instead of its newest frame), `1 fps` (frames a second that a track's
     answer speaks of), `from X Y` or `from X Y at T` (start point in 0..1 of the frame, T in seconds
     from the clip's start), `style NAME` (a trained manner of answering in words); of a standing
-    query also `2 hz` (answers a second), `priority 3` and `for 30 s` (see Terms). Without a kind it
-    is guessed from the words, and what fits none is asked as it stands.
+    query also `from X Y on SEC.NANOSEC` (start point on the camera's frame of this stamp; the thing
+    is tracked on from there as the clip slides), `2 hz` (answers a second), `priority 3` and
+    `for 30 s` (see Terms). Without a kind it is guessed from the words, and what fits none is asked
+    as it stands.
 
     Args:
         text: for example "Track the red mug", "count: mugs", "cup=point[crops]: the red cup",
@@ -231,6 +238,43 @@ def parse_query(text: str, default_name: str = "") -> Query:
         words=words,
         **{"answer_fps": answer_fps, **_options(options)},
     )
+
+
+def query_text(query: Query) -> str:
+    """A query as people write it; `parse_query` reads the same query from it."""
+    terms, seed = query.terms, query.seed
+    options = [
+        *(["crops"] if query.detail is Detail.CROPS else []),
+        *(["clip"] if query.over_clip else []),
+        *([f"style {query.style}"] if query.style else []),
+        *([f"{query.answer_fps!r} fps"] if query.answer_fps is not None else []),
+        *([_seed_text(seed)] if seed is not None else []),
+        *([f"{terms.rate_hz!r} hz"] if terms.rate_hz is not None else []),
+        *([f"priority {terms.priority}"] if terms.priority != 1 else []),
+        *([f"for {terms.lifetime_s!r} s"] if terms.lifetime_s is not None else []),
+    ]
+    shown = f"[{', '.join(options)}]" if options else ""
+    return f"{query.name}={query.kind.value}{shown}: {query.words}"
+
+
+def _seed_text(seed: SeedPoint) -> str:
+    if seed.stamp_ns is None:
+        return f"from {seed.x!r} {seed.y!r} at {seed.time_s!r}"
+    seconds, nanoseconds = divmod(seed.stamp_ns, 1_000_000_000)
+    return f"from {seed.x!r} {seed.y!r} on {seconds}.{nanoseconds:09d}"
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no name of a query.
+
+    Raises:
+        QueryError: says what one is.
+    """
+    if not _PLAIN_NAME.fullmatch(name) or name.lower() == "all":
+        raise QueryError(
+            f"query name is {name[:80]!r}, expected a letter and then at most 63 letters, digits, "
+            "_ or -, and not `all`"
+        )
 
 
 def asked_once(query: Query) -> Query:
@@ -293,10 +337,12 @@ def label(query: Query) -> str:
     return _ARTICLE.sub("", query.words, count=1) or query.words
 
 
+_PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _NAME = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,63})\s*=(?!=)\s*")
 _KIND = re.compile(r"(track|point|count|ask|caption)\s*(?:\[([^\]]*)\])?\s*:\s*", re.IGNORECASE)
 _RATE = re.compile(r"(?:\s+(?:at|in)\s+(\d+(?:\.\d+)?)\s*fps)$", re.IGNORECASE)
-_FROM = re.compile(r"from\s+(\S+)\s+(\S+)(?:\s+at\s+(\S+))?", re.IGNORECASE)
+_FROM = re.compile(r"from\s+(\S+)\s+(\S+)(?:\s+(at|on)\s+(\S+))?", re.IGNORECASE)
+_STAMP = re.compile(r"(\d{1,10})\.(\d{9})", re.ASCII)
 _FPS = re.compile(r"(\S+?)\s*fps", re.IGNORECASE)
 _HZ = re.compile(r"(\S+?)\s*hz", re.IGNORECASE)
 _PRIORITY = re.compile(r"priority\s+(\S+)", re.IGNORECASE)
@@ -423,10 +469,7 @@ def _options(text: str) -> dict[str, Any]:
         elif lifetime := _FOR.fullmatch(option):
             terms = replace(terms, lifetime_s=_number(lifetime.group(1), option))
         elif start := _FROM.fullmatch(option):
-            x, y, time_s = start.groups(default="0")
-            fields["seed"] = SeedPoint(
-                x=_number(x, option), y=_number(y, option), time_s=_number(time_s, option)
-            )
+            fields["seed"] = _seed(start, option)
         else:
             raise QueryError(
                 f"unknown query option {option!r}, expected crops, frames, clip, 1 fps, a start "
@@ -434,6 +477,21 @@ def _options(text: str) -> dict[str, Any]:
                 "standing query 2 hz, priority 3, for 30 s"
             )
     return {**fields, "terms": terms}
+
+
+def _seed(start: re.Match[str], option: str) -> SeedPoint:
+    x, y, preposition, when = start.groups()
+    given = SeedPoint(x=_number(x, option), y=_number(y, option), time_s=0.0)
+    if preposition is None or preposition.lower() == "at":
+        return replace(given, time_s=_number(when or "0", option))
+    stamp = _STAMP.fullmatch(when)
+    if stamp is None:
+        raise QueryError(
+            f"query option {option!r} holds {when!r}, expected a frame's stamp in seconds with all "
+            "nine decimals, such as 1700000000.250000000"
+        )
+    stamp_ns = int(stamp.group(1)) * 1_000_000_000 + int(stamp.group(2))
+    return replace(given, stamp_ns=stamp_ns)
 
 
 def _number(text: str, option: str) -> float:

@@ -11,19 +11,20 @@ from typing import TypeVar
 
 from rclpy.context import Context
 
+from molmo2_ros.anchors import Anchors, places_of
+from molmo2_ros.answer_json import QueryState
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.asking import AnyGrounder
 from molmo2_ros.camera.clip import Clip, ClipBuffer, Sampling
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import AnswerError, Molmo2Error, QueryError
 from molmo2_ros.prompt.query import Detail, Query, asked_once
-from molmo2_ros.ros.answer_json import QueryState
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter
 from molmo2_ros.ros.parameters import GroundingParameters
-from molmo2_ros.ros.queries import StandingQueries, StandingQuery
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.worker import Worker
 from molmo2_ros.scheduler import Counts, Demand, Outcome, Scheduler, Upcoming
+from molmo2_ros.standing import StandingQueries, StandingQuery
 from molmo2_ros.tracking.tracker import Tracker
 
 Key = TypeVar("Key", bound=Hashable)
@@ -108,6 +109,7 @@ class Answering:
         # Held while something is published about a query: nothing is once it stands no more.
         self._publishing = threading.Lock()
         self._model = grounder.model  # as it was when _reads and _refusals were found out
+        self._anchors = Anchors()
         self._was_free = False  # the last question was a free one
         self._last: Answer | None = None
         self._answer_rate = RateMeter()
@@ -267,10 +269,7 @@ class Answering:
         try:
             self._grounder.check(entry.query)
         except QueryError as error:
-            with self._lock:  # guards _refusals
-                self._refusals[entry.id] = str(error)
-            self._problems.report("query", error)
-            self._results.publish_refusal(entry.query, entry.id, str(error), newest)
+            self._refuse(entry, error, newest)
             return
         reads = Reads(self._grounder.sampling(entry.query), entry.query.detail)
         with self._lock:  # guards _reads
@@ -287,6 +286,8 @@ class Answering:
             self._refusals = {i: text for i, text in self._refusals.items() if i in standing}
             demands = {}
             for query_id, reads in self._reads.items():
+                if standing[query_id].paused:
+                    continue
                 terms = standing[query_id].query.terms
                 demands[query_id] = Demand(
                     camera=_CAMERA,
@@ -296,10 +297,11 @@ class Answering:
                     expires_s=standing[query_id].expires_s,
                 )
             self._scheduler.set_demands(demands, now_s)
+        self._anchors.keep(standing)
 
     def _answer_standing(self, batch: list[StandingQuery]) -> None:
-        ids = {entry.query: entry.id for entry in batch}
         clip = self._grounder.clip_for(self._clip, batch[0].query)
+        ids = self._asked_about(batch, clip)
         stopped: dict[int, Outcome] = {}
 
         def cancel(query: Query) -> bool:
@@ -337,6 +339,25 @@ class Answering:
             with self._lock:  # guards _scheduler
                 for query_id, outcome in outcomes.items():
                     self._scheduler.ended(query_id, outcome, time.monotonic())
+
+    def _asked_about(self, batch: list[StandingQuery], clip: Clip) -> dict[Query, int]:
+        """The queries as they are put about a clip, with their ids."""
+        ids: dict[Query, int] = {}
+        for entry in batch:
+            try:
+                ids[self._anchors.asked(entry.query, entry.id, clip)] = entry.id
+            except QueryError as error:
+                self._refuse(entry, error, clip.frames[-1])
+                self._update_demands()
+        return ids
+
+    def _refuse(self, entry: StandingQuery, error: QueryError, newest: Frame) -> None:
+        """Ask a query no more, and say once why."""
+        with self._lock:  # guards _reads and _refusals
+            self._reads.pop(entry.id, None)
+            self._refusals[entry.id] = str(error)
+        self._problems.report("query", error)
+        self._results.publish_refusal(entry.query, entry.id, str(error), newest)
 
     def _why_stop(self, query_id: int) -> Outcome | None:
         if self._worker.is_stopping:
@@ -390,6 +411,9 @@ class Answering:
         self._results.publish_answer(answer, rows, query_id, clip.frames[-1])
         if answer.partial:
             return
+        if answer.query.seed is not None:
+            size = clip.frames[-1].width, clip.frames[-1].height
+            self._anchors.learn(query_id, places_of(rows, *size))
         self._last = answer
         self._answer_rate.tick()
         if answer.problems:

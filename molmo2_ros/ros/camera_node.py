@@ -13,6 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
 from molmo2_ros.camera.frame import Frame
+from molmo2_ros.camera.playback import Playback, camera_from_fov
 from molmo2_ros.camera.sources import FrameSource, open_source
 from molmo2_ros.camera.stamp import stamp_json
 from molmo2_ros.errors import ConfigError, Molmo2Error
@@ -20,7 +21,6 @@ from molmo2_ros.ros import compat, images, qos
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter, diagnostic_array, status
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import CameraParameters
-from molmo2_ros.ros.playback import Playback, camera_from_fov
 from molmo2_ros.ros.process import run_node
 
 TABLE = "table"

@@ -1,16 +1,20 @@
 """The demonstration: camera and grounding node as two processes, their answers printed and filmed.
 
-python -m molmo2_ros.ros.demo [--video PATH | --camera /dev/videoN] [--query "..."]...
+python -m molmo2_ros.ros.demo [--video PATH | --camera /dev/videoN] [--query "..."]... [--web]
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
+import webbrowser
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +26,10 @@ from molmo2_ros.ros.demo_process import (
     watch,
 )
 from molmo2_ros.ros.demo_watch import Watcher
-from molmo2_ros.ros.queries import parse_standing
+from molmo2_ros.standing import parse_standing
 
 TABLE_QUERIES = ("point: the red mug", "count: mugs", "track: the lemon")
+_SECONDS = 20.0  # from the first answer on
 _LAST_PATIENCE_S = 20.0  # a topic that the watcher finds late, on a busy machine
 _START_PATIENCE_S = 180.0  # a busy machine; the first answer usually takes some seconds
 
@@ -52,18 +57,13 @@ def main(arguments: list[str] | None = None) -> int:
         _tell(f'query "{query}"')
     with tempfile.TemporaryDirectory(prefix="molmo2_demo_") as folder:
         logs = Path(folder)
-        processes = [
-            DemoProcess("camera_node", ros_arguments(source=source), logs),
-            DemoProcess(
-                "grounding_node", ros_arguments(engine=wanted.engine, queries=list(queries)), logs
-            ),
-        ]
+        processes = _processes(wanted, source, queries, logs)
         watcher = Watcher(Path(wanted.output))
         try:
             problem = watch(
                 watcher.join,
                 processes,
-                partial(_end, watcher, wanted.seconds, len(queries)),
+                partial(_end, watcher, _seconds(wanted), len(queries)),
                 interrupted,
             )
         finally:
@@ -72,6 +72,46 @@ def main(arguments: list[str] | None = None) -> int:
     # A node that is told to end while it still starts may end otherwise than it should.
     problems = [problem] if problem or interrupted else died
     return verdict(watcher, problems, bool(interrupted))
+
+
+def _processes(
+    wanted: argparse.Namespace, source: str, queries: tuple[str, ...], logs: Path
+) -> list[DemoProcess]:
+    """Camera and grounding node; with the page also a recorder, which corrections need."""
+    page = {"web": True, "web_port": wanted.port} if wanted.web else {}
+    grounding = ros_arguments(engine=wanted.engine, queries=list(queries), **page)
+    processes = [
+        DemoProcess("camera_node", ros_arguments(source=source), logs),
+        DemoProcess("grounding_node", grounding, logs),
+    ]
+    if wanted.web:
+        folder = str(Path(wanted.output, "demo_corrections").resolve())
+        recorder = ros_arguments(folder=folder, max_disk_mb=500.0, split_mb=100.0, rate_hz=1.0)
+        processes.append(DemoProcess("recorder_node", recorder, logs))
+        url = f"http://localhost:{wanted.port}/"
+        _tell(f"open {url}; corrections are recorded in {folder}; Ctrl-C ends")
+        if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+            threading.Thread(target=_open_page, args=(url, wanted.port), daemon=True).start()
+    return processes
+
+
+def _open_page(url: str, port: int) -> None:
+    """Show the page in this desktop's browser once it is served."""
+    end = time.monotonic() + _START_PATIENCE_S
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        except OSError:
+            time.sleep(0.3)
+        else:
+            webbrowser.open(url)
+            return
+
+
+def _seconds(wanted: argparse.Namespace) -> float:
+    if wanted.seconds is not None:
+        return float(wanted.seconds)
+    return math.inf if wanted.web else _SECONDS
 
 
 def _end(watcher: Watcher, seconds: float, num_queries: int, since_s: float) -> str | None:
@@ -118,8 +158,14 @@ def _parser() -> argparse.ArgumentParser:
         help="standing query, may be repeated; kind is track, point, count or ask",
     )
     parser.add_argument("--engine", default="nano", help="engine folder (default: nano)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="from the first answer on")
+    parser.add_argument(
+        "--seconds", type=float, help="from the first answer on (default: 20; with --web for ever)"
+    )
     parser.add_argument("--output", default=".", help="folder of demo.mp4 and demo.png")
+    parser.add_argument(
+        "--web", action="store_true", help="serve the live page too, and open it on a desktop"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="of the page (default: 8080)")
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
@@ -13,16 +13,17 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
+from molmo2_ros.answer_json import queries_json
 from molmo2_ros.camera.clip import ClipBuffer
 from molmo2_ros.camera.stamp import NS_PER_S
-from molmo2_ros.errors import EngineError, Molmo2Error, QueryError, ServerError
+from molmo2_ros.errors import ConfigError, EngineError, Molmo2Error, QueryError, ServerError
 from molmo2_ros.opening import Model, facts_of, grounder_of, open_model
-from molmo2_ros.prompt.query import parse_query
+from molmo2_ros.prompt.query import Query, parse_query
+from molmo2_ros.query_commands import apply_text
 from molmo2_ros.remote.address import is_url
 from molmo2_ros.remote.grounder import refuse_constrained
 from molmo2_ros.remote.server import RemoteServer, RemoteSettings
 from molmo2_ros.ros import compat, qos
-from molmo2_ros.ros.answer_json import queries_json
 from molmo2_ros.ros.answering import Answering
 from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, diagnostic_array
@@ -31,14 +32,16 @@ from molmo2_ros.ros.grounding_status import grounding_statuses
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.process import run_node
-from molmo2_ros.ros.queries import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.target_frame import TargetFrame, TfTransforms
 from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.self_test import SelfTest, prove
+from molmo2_ros.standing import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.tracking.tracker import Tracker
 
-_REMOVE = "remove:"
+if TYPE_CHECKING:
+    from molmo2_ros.ros.web_beside import WebBeside
+
 _QUERIES_PERIOD_S = 1.0
 _CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
 _ANSWER_PATIENCE_S = 5.0  # an answer may take so long and still be carried to now
@@ -77,6 +80,7 @@ class GroundingNode(LifecycleNode):
         self._carrying: Carrying | None = None
         self._answering: Answering | None = None
         self._target_frame: TargetFrame | None = None
+        self._web: WebBeside | None = None
         self._subscriptions_of_active: list[Any] = []
         # As fast as life, also where use_sim_time slows the node's own clock.
         self._expiry_timer = self.create_timer(
@@ -94,13 +98,26 @@ class GroundingNode(LifecycleNode):
     is_done = False
 
     def start(self) -> None:
-        """Configure and activate, unless that is left to a lifecycle client."""
+        """Serve the page if wanted; configure and activate, unless that is a client's to do."""
+        if self._server.snapshot.web:
+            self._serve_page()
         if self._server.snapshot.autostart and compat.transition(self, "configure"):
             compat.transition(self, "activate")
 
     def close(self) -> None:
-        """End the workers."""
+        """End the page and the workers."""
+        if self._web is not None:
+            self._web.close()
         self._stop_workers()
+
+    def _serve_page(self) -> None:
+        from molmo2_ros.ros.web_beside import WebBeside  # needs an extra, so only on use
+
+        try:
+            self._web = WebBeside(self, self._server.snapshot)
+            self._web.start()
+        except ConfigError as error:
+            self._problems.report("web", error)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and prove the engine; one that fails leaves the node unconfigured, and running.
@@ -273,8 +290,7 @@ class GroundingNode(LifecycleNode):
                 "raise it or ask less"
             )
         for query in queries:
-            if self._answering is not None:
-                self._answering.check(query)
+            self._check_query(query)
 
     def _on_parameters(self, before: GroundingParameters, after: GroundingParameters) -> None:
         self._queries.max_queries = after.max_queries
@@ -297,19 +313,16 @@ class GroundingNode(LifecycleNode):
 
     def _on_query(self, message: String) -> None:
         try:
-            text = message.data.strip()
-            if text.lower().startswith(_REMOVE):
-                gone = self._queries.remove(text[len(_REMOVE) :].strip())
-            else:
-                query = parse_query(text)
-                if self._answering is not None:
-                    self._answering.check(query)
-                gone = self._queries.add(query, time.monotonic())
+            gone = apply_text(self._queries, message.data, time.monotonic(), self._check_query)
         except Molmo2Error as error:
             self._problems.report("query", error)
         else:
             self._queries_changed(gone)
             self._publish_queries()
+
+    def _check_query(self, query: Query) -> None:
+        if self._answering is not None:
+            self._answering.check(query)
 
     def _on_ask(self, message: String) -> None:
         try:

@@ -13,9 +13,9 @@ from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, status
 from molmo2_ros.ros.metres import metres_status
 from molmo2_ros.ros.parameters import GroundingParameters
-from molmo2_ros.ros.queries import StandingQuery
 from molmo2_ros.ros.results import Results
 from molmo2_ros.runtime.self_test import SelfTest
+from molmo2_ros.standing import StandingQuery
 
 _LOST_IS_MUCH = 0.1  # of the images
 

@@ -14,9 +14,9 @@ Made by `python -m molmo2_ros.ros.parameter_docs > docs/parameters.md` from
 
 A *live* parameter acts at once (`ros2 param set`). The others of `grounding_node` are read when it
 is configured: deactivate it and clean it up first (`ros2 lifecycle set /grounding deactivate`, then
-`cleanup`), set them, then `configure` and `activate`. The others of `camera_node`, `arm_node` and
-`recorder_node` are read at start. A value of another type, out of range or an unknown kind of query
-is refused with the reason, and nothing changes.
+`cleanup`), set them, then `configure` and `activate`. The others of `camera_node`, `arm_node`,
+`recorder_node` and `web_node` are read at start. A value of another type, out of range or an
+unknown kind of query is refused with the reason, and nothing changes.
 """
 
 

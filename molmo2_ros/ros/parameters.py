@@ -263,6 +263,14 @@ class GroundingParameters:
     overlay_quality: int = setting(
         80, "JPEG quality of the overlay.", minimum=10, maximum=100, live=True
     )
+    web: bool = setting(
+        False,
+        "Serve the live page (docs/web.md) from this process; web_node serves it from one of its "
+        "own. The four are read at start.",
+    )
+    web_host: str = setting("127.0.0.1", "As `host` of web_node.")
+    web_port: int = setting(8080, "As `port` of web_node.", minimum=0, maximum=65535)
+    web_token: str = setting("", "As `token` of web_node.")
     diagnostics_period_s: float = setting(
         1.0,
         "Time between two messages on /diagnostics.",
@@ -270,6 +278,45 @@ class GroundingParameters:
         minimum=0.1,
         maximum=60.0,
         live=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebParameters:
+    """Whom `web_node` shows, and where its page is served."""
+
+    host: str = setting(
+        "127.0.0.1",
+        "Address to listen at; `0.0.0.0` for all of this machine's, and then every viewer needs "
+        "the token.",
+    )
+    port: int = setting(
+        8080, "Port of the page; 0 takes a free one, which the log names.", minimum=0, maximum=65535
+    )
+    token: str = setting(
+        "",
+        "What viewers off this machine must know, 16 characters or more; empty has one made at "
+        "start, which the log names with the link.",
+    )
+    max_viewers: int = setting(16, "Viewers at once.", minimum=1, maximum=256)
+    image_topics: tuple[str, ...] = setting(("image",), "Cameras, by their image topics.")
+    image_transport: str = setting(
+        "raw",
+        "Subscribe to the raw images, or to their compressed form (NAME/compressed), whose JPEGs "
+        "are sent on as they come.",
+        choices=("raw", "compressed"),
+    )
+    image_reliability: str = setting(
+        "best_effort", "Reliability asked of the cameras.", choices=("best_effort", "reliable")
+    )
+    grounding_nodes: tuple[str, ...] = setting(
+        ("grounding",), "Grounding nodes that are shown and asked, by name."
+    )
+    recorder: str = setting(
+        "recorder", "Name of the recorder node, which tells what has been recorded."
+    )
+    jpeg_quality: int = setting(
+        80, "JPEG quality of pictures that come raw.", minimum=10, maximum=100
     )
 
 
@@ -334,6 +381,11 @@ class RecorderParameters:
         ("grounding/answer", "grounding/queries", "grounding/query", "grounding/ask"),
         "Topics of std_msgs/String that are recorded whole: what was asked and answered.",
     )
+    review_topics: tuple[str, ...] = setting(
+        ("web/correction",),
+        "Topics of std_msgs/String on which programs such as the live page send reviews: all "
+        "places of a thing in one picture.",
+    )
     correction_query: str = setting(
         "",
         "The words for the thing of which ~/correction speaks, such as `red mug`.",
@@ -378,10 +430,14 @@ class RecorderParameters:
 
 
 NODES: dict[
-    str, type[CameraParameters | GroundingParameters | ArmParameters | RecorderParameters]
+    str,
+    type[
+        CameraParameters | GroundingParameters | ArmParameters | RecorderParameters | WebParameters
+    ],
 ] = {
     "arm_node": ArmParameters,
     "camera_node": CameraParameters,
     "grounding_node": GroundingParameters,
     "recorder_node": RecorderParameters,
+    "web_node": WebParameters,
 }

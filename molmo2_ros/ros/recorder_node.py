@@ -18,10 +18,16 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from molmo2_ros.camera.stamp import NS_PER_S
+from molmo2_ros.corrections import (
+    Correction,
+    PictureName,
+    correction_from_json,
+    review_from_json,
+)
 from molmo2_ros.errors import DataError, ImageError, Molmo2Error
 from molmo2_ros.ros import images, qos
 from molmo2_ros.ros.bag_store import MB, BagStore, StoreSettings
-from molmo2_ros.ros.corrections import Correction, correction_from_json, correction_from_point
+from molmo2_ros.ros.correction_messages import correction_from_point
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter, diagnostic_array, status
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import RecorderParameters
@@ -94,6 +100,8 @@ class RecorderNode(Node):
         results = qos.result_qos()
         self.create_subscription(PointStamped, "~/correction", self._on_point, results)
         self.create_subscription(String, "~/correction_json", self._on_json, results)
+        for name in wanted.review_topics:
+            self.create_subscription(String, name, self._on_review, results)
         self._corrections = self.create_publisher(String, "~/corrections", results)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", results)
         self.create_timer(wanted.diagnostics_period_s, self._publish_diagnostics)
@@ -171,13 +179,31 @@ class RecorderNode(Node):
     def _on_json(self, message: String) -> None:
         self._take_correction(lambda: correction_from_json(message.data))
 
+    def _on_review(self, message: String) -> None:
+        try:
+            review = review_from_json(message.data)
+            if isinstance(review, PictureName):
+                self._keep(review)
+                return
+            for correction in review.corrections():
+                self._record_correction(correction)
+        except Molmo2Error as error:
+            self._problems.report("correction", error)
+
+    def _keep(self, picture: PictureName) -> None:
+        """Record a picture that somebody looks at, before it is forgotten."""
+        for item in self._take_recent(self._camera_of(picture.frame_id), picture.stamp_ns):
+            self._put(item)
+
     def _take_correction(self, read: Callable[[], Correction]) -> None:
         """Write a correction down with the picture that it speaks of."""
         try:
-            correction = self._placed(read())
+            self._record_correction(read())
         except Molmo2Error as error:
             self._problems.report("correction", error)
-            return
+
+    def _record_correction(self, correction: Correction) -> None:
+        correction = self._placed(correction)
         message = String(data=correction.as_json())
         self._num_corrections += 1
         self._put(self._now(self.resolve_topic_name("~/corrections"), _TEXT_KIND, message))
@@ -185,23 +211,32 @@ class RecorderNode(Node):
 
     def _placed(self, correction: Correction) -> Correction:
         """Find the camera and the picture, and record it if that was not done."""
+        camera = self._camera_of(correction.frame_id)
+        stamp_ns = correction.stamp_ns or camera.newest_ns
+        for item in self._take_recent(camera, stamp_ns):
+            self._put(item)
+        return replace(correction, stamp_ns=stamp_ns, frame_id=camera.frame_id)
+
+    def _camera_of(self, frame_id: str) -> _Camera:
+        """The recorded camera of a frame_id, the first for ""."""
         with self._arrived:  # guards the cameras
             seen = [camera for camera in self._cameras if camera.newest_ns]
-            fitting = [c for c in seen if correction.frame_id in ("", c.frame_id)]
-            if not fitting:
-                there = ", ".join(repr(camera.frame_id) for camera in seen) or "none yet"
-                raise DataError(
-                    f"correction about {correction.query!r} speaks of frame_id "
-                    f"{correction.frame_id!r}, expected that of a recorded camera: {there}"
-                )
-            camera = fitting[0]
-            stamp_ns = correction.stamp_ns or camera.newest_ns
+        fitting = [camera for camera in seen if frame_id in ("", camera.frame_id)]
+        if not fitting:
+            there = ", ".join(repr(camera.frame_id) for camera in seen) or "none yet"
+            raise DataError(
+                f"a correction speaks of frame_id {frame_id!r}, expected that of a recorded "
+                f"camera: {there}"
+            )
+        return fitting[0]
+
+    def _take_recent(self, camera: _Camera, stamp_ns: int) -> list[_Waiting]:
+        """A picture that was not recorded, no longer among those that may be forgotten."""
+        with self._arrived:  # guards the cameras
             meant = [entry for entry in camera.recent if entry[0] == stamp_ns]
             for entry in meant:
                 camera.recent.remove(entry)
-        for _, item in meant:
-            self._put(item)
-        return replace(correction, stamp_ns=stamp_ns, frame_id=camera.frame_id)
+        return [item for _, item in meant]
 
     def _put(self, item: _Waiting) -> None:
         """Leave a message for the worker; with too many waiting the oldest picture is lost."""

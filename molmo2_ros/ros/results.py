@@ -12,11 +12,11 @@ from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
+from molmo2_ros.answer_json import answer_json
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query, QueryKind
 from molmo2_ros.ros import clouds, compat, markers, qos
-from molmo2_ros.ros.answer_json import answer_json
 from molmo2_ros.ros.diagnostics import RateMeter
 from molmo2_ros.ros.overlay_topic import OverlayTopic
 from molmo2_ros.ros.parameters import GroundingParameters

@@ -164,6 +164,18 @@ def test_long_answers_that_can_be_read_are_let_go_on(tokenizer, question, text):
     assert not answer.degenerate
 
 
+def test_words_are_told_while_they_are_written():
+    seen = []
+    text = "The drawer is open, and a red mug stands in it."
+    answer = hear(listener("Is the drawer open?", seen=seen), text, size=3)
+    assert answer.text == text
+    told = [partial.text for partial in seen]
+    assert all(partial.partial for partial in seen)
+    assert len(told) >= 3
+    assert all(text.startswith(part.strip()) for part in told)
+    assert told == sorted(told, key=len)
+
+
 def listener(question, stamps=("0.0",), seen=None, num_frames=1):
     frames = [
         Frame(image=np.zeros((8, 8, 3), np.uint8), stamp_ns=500_000_000 * index)

@@ -1,11 +1,14 @@
 """The demonstration as `make demo` runs it: two processes, a film, and one last line."""
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import cv2
@@ -87,6 +90,28 @@ def test_a_video_of_ones_own_is_asked_what_one_wants_to_know(start, film, tmp_pa
     assert re.search(rf"^ +\d+\.\d s  count  mugs +\d+; {TARGET} {AGE}", printed, re.M)
     assert " m age" not in printed
     assert all(map(int, LAST_LINE.fullmatch(printed.splitlines()[-1]).groups()))
+
+
+def test_the_page_is_served_beside_it_until_it_is_ended(start, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    demo = start("--web", "--port", str(port), "--output", str(tmp_path))
+
+    state, end = {}, time.monotonic() + 120
+    while not state.get("queries", {}).get("/grounding") and time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/state") as reply:
+                state = json.load(reply)
+        except OSError:
+            assert demo.poll() is None, demo.communicate()
+        time.sleep(0.2)
+    names = [query["words"] for query in state["queries"]["/grounding"]["queries"]]
+    assert names == ["the red mug", "mugs", "the lemon"]
+    demo.send_signal(signal.SIGINT)
+    _, told = demo.communicate(timeout=60)
+    assert demo.returncode == 130, told
+    assert f"demo: open http://localhost:{port}/; corrections are recorded in {tmp_path}" in told
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from std_msgs.msg import String
 
+from molmo2_ros.answer_json import answer_json
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.ros import images
-from molmo2_ros.ros.answer_json import answer_json
 from molmo2_ros.ros.clouds import points_cloud, tracks_cloud
 from molmo2_ros.ros.demo import verdict
 from molmo2_ros.ros.demo_watch import Watcher

@@ -18,6 +18,7 @@ from molmo2_ros.prompt.query import (
     asked_once,
     label,
     parse_query,
+    query_text,
     question_text,
 )
 
@@ -300,3 +301,49 @@ def test_reading_a_question_again_asks_the_same(words):
         again = parse_query(asked)
         assert again.kind.value == kind
         assert question_text(again) == asked
+
+
+NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,20}", fullmatch=True)
+RATES = st.floats(0.001, 10.0, allow_nan=False)
+
+
+@given(
+    name=NAMES,
+    kind=st.sampled_from(["track", "point", "count"]),
+    words=st.from_regex(r"the [a-z]{1,8} [a-z]{1,8}", fullmatch=True),
+    fps=st.none() | RATES,
+    rate_hz=st.none() | RATES,
+    priority=st.integers(1, 10),
+    lifetime_s=st.none() | RATES,
+    place=st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 99)),
+    stamp_ns=st.none() | st.integers(0, 2**62),
+)
+def test_a_query_is_read_from_its_own_text(
+    name, kind, words, fps, rate_hz, priority, lifetime_s, place, stamp_ns
+):
+    is_track = kind == "track"
+    seed = None
+    if is_track and place is not None:
+        x, y, time_s = place
+        known = stamp_ns if stamp_ns is not None and stamp_ns < 10**19 else None
+        seed = SeedPoint(x=x, y=y, time_s=0.0 if known is not None else time_s, stamp_ns=known)
+    query = Query(
+        name=name,
+        kind=QueryKind(kind),
+        words=words,
+        over_clip=not is_track and priority == 3,
+        answer_fps=fps if is_track else None,
+        seed=seed,
+        terms=Terms(rate_hz=rate_hz, priority=priority, lifetime_s=lifetime_s),
+    )
+    assert parse_query(query_text(query)) == query
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["track[from 0.5 0.5 on 12.5]: mug", "track[from 0.5 0.5 on now]: mug",
+     "track[from 0.5 0.5 on 99999999999.000000000]: mug"],
+)  # fmt: skip
+def test_a_start_point_on_a_frame_names_all_nine_decimals_of_its_stamp(text):
+    with pytest.raises(QueryError, match="nine decimals"):
+        parse_query(text)

@@ -46,6 +46,7 @@ def test_every_launch_file_is_there():
         "grounding.launch.xml",
         "reach.launch.xml",
         "record.launch.xml",
+        "web.launch.xml",
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -78,11 +78,23 @@ def read_spoken(bag: Bag, topics: LogTopics, decoder: Decoder, skips: Skips) -> 
             if found is not None:
                 yield found
 
-    corrections = list(texts(topics.corrections, CORRECTION_END, read_correction))
+    corrections = standing(texts(topics.corrections, CORRECTION_END, read_correction))
     return Spoken(
         answers=list(texts(topics.answers, ANSWER_END, read_answer)),
         corrections=_by_picture(corrections, bag, topics.image, decoder, skips),
     )
+
+
+def standing(corrections: Iterable[Correction]) -> list[Correction]:
+    """Without those that were taken back later: nothing is known of them, not even an absence."""
+    kept: list[Correction] = []
+    for correction in corrections:
+        if correction.retracted:
+            about = (correction.words, correction.stamp_ns, correction.frame_id)
+            kept = [one for one in kept if (one.words, one.stamp_ns, one.frame_id) != about]
+        else:
+            kept.append(correction)
+    return kept
 
 
 def _by_picture(

@@ -94,6 +94,7 @@ class Correction:
         frame_id: of the camera; "" for any.
         u: pixels from the left; None: there is no such thing in the picture.
         v: pixels from the top.
+        retracted: what was said of the thing in this picture before is taken back.
     """
 
     words: str
@@ -101,6 +102,7 @@ class Correction:
     frame_id: str
     u: float | None
     v: float | None
+    retracted: bool = False
 
 
 class Decoder:
@@ -246,6 +248,7 @@ def read_correction(text: str, place: str) -> Correction:
             frame_id=str(found["frame_id"]),
             u=u,
             v=v,
+            retracted=found.get("retracted", False) is True,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(

@@ -37,6 +37,7 @@ from molmo2_ros.training.data.readers.video_questions import (
     read_video_subtitle_qa,
 )
 from molmo2_ros.training.data.readers.video_tracks import read_track_instruction, read_video_track
+from molmo2_ros.training.data.readers.web_corrections import read_web_corrections
 
 READERS: Mapping[str, Callable[..., Iterator[Example]]] = MappingProxyType(
     {
@@ -59,6 +60,7 @@ READERS: Mapping[str, Callable[..., Iterator[Example]]] = MappingProxyType(
         "coco": read_coco,
         "mevis": read_mevis,
         "ref-youtube-vos": read_ref_youtube_vos,
+        "web-corrections": read_web_corrections,
     }
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from molmo2_ros.errors import QueryError
-from molmo2_ros.prompt.query import Query, label, parse_query
+from molmo2_ros.prompt.query import Query, check_name, label, parse_query
 
 BY_PARAMETER = "parameter"
 BY_TOPIC = "topic"
@@ -21,6 +21,7 @@ class StandingQuery:
     query: Query
     given_by: str  # BY_PARAMETER or BY_TOPIC
     expires_s: float | None  # time at which it stands no more; None: until it is removed
+    paused: bool = False  # it stands and is not asked
 
     @property
     def label(self) -> str:
@@ -117,13 +118,54 @@ class StandingQueries:
             QueryError: none has this name.
         """
         with self._lock:  # guards _standing
-            if name not in (*self._standing, "all"):
-                names = ", ".join(self._standing) or "none"
-                raise QueryError(f"no query is named {name!r}; what stands: {names}")
-            gone = [s for n, s in self._standing.items() if name in (n, "all")]
+            gone = self._named(name)
             for standing in gone:
                 del self._standing[standing.query.name]
             return gone
+
+    def pause(self, name: str, *, paused: bool = True) -> None:
+        """Ask one no more until it is resumed, or all for the name `all`; its time goes on.
+
+        Raises:
+            QueryError: none has this name.
+        """
+        with self._lock:  # guards _standing
+            for entry in self._named(name):
+                self._standing[entry.query.name] = replace(entry, paused=paused)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Call one otherwise; it keeps its id, its targets and its place.
+
+        Raises:
+            QueryError: none has this name, or the new one is taken or is no name.
+        """
+        check_name(new_name)
+        with self._lock:  # guards _standing
+            (entry,) = self._named(name, all_too=False)
+            if new_name in self._standing and new_name != name:
+                raise QueryError(
+                    f"a query is named {new_name!r} already, expected a name of its own; remove "
+                    "that one or choose another"
+                )
+            del self._standing[name]
+            self._standing[new_name] = replace(entry, query=replace(entry.query, name=new_name))
+
+    def set_rate(self, name: str, rate_hz: float | None) -> None:
+        """Wish for so many answers a second; None for as many as whoever asks gives.
+
+        Raises:
+            QueryError: none has this name, or the rate is out of range.
+        """
+        with self._lock:  # guards _standing
+            (entry,) = self._named(name, all_too=False)
+            terms = replace(entry.query.terms, rate_hz=rate_hz)
+            self._standing[name] = replace(entry, query=replace(entry.query, terms=terms))
+
+    def _named(self, name: str, *, all_too: bool = True) -> list[StandingQuery]:
+        if name not in self._standing and not (all_too and name == "all"):
+            names = ", ".join(self._standing) or "none"
+            raise QueryError(f"no query is named {name!r}; what stands: {names}")
+        return [entry for n, entry in self._standing.items() if name in (n, "all")]
 
     def expire(self, now_s: float) -> list[StandingQuery]:
         """Take away those whose time is over.

@@ -4,7 +4,7 @@ import pytest
 
 from molmo2_ros.errors import QueryError
 from molmo2_ros.prompt.query import parse_query
-from molmo2_ros.ros.queries import StandingQueries, parse_standing
+from molmo2_ros.standing import StandingQueries, parse_standing
 
 
 def names(standing):

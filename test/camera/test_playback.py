@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from molmo2_ros.camera.frame import Frame
+from molmo2_ros.camera.playback import Playback, camera_from_fov
 from molmo2_ros.camera.stamp import NS_PER_S
-from molmo2_ros.ros.playback import Playback, camera_from_fov
 
 RATE_HZ = 50.0
 

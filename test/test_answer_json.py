@@ -2,11 +2,11 @@
 
 import json
 
+from molmo2_ros.answer_json import QueryState, answer_json, queries_json
 from molmo2_ros.answers.answer import Answer, AnsweredPoint, Timing
 from molmo2_ros.prompt.query import parse_query
-from molmo2_ros.ros.answer_json import QueryState, answer_json, queries_json
-from molmo2_ros.ros.queries import StandingQueries
 from molmo2_ros.scheduler import Counts
+from molmo2_ros.standing import StandingQueries
 from molmo2_ros.tracking.target import Target
 
 STAMPS_NS = (1_700_000_000_500_000_001, 1_700_000_001_000_000_002)
@@ -108,6 +108,7 @@ def test_queries_tell_their_terms_and_how_they_fare():
             "span": "newest",
             "label": "red mug",
             "given_by": "topic",
+            "paused": False,
             "priority": 3,
             "time_left_s": 17.5,
             "wanted_rate_hz": 5.0,
@@ -124,6 +125,7 @@ def test_queries_tell_their_terms_and_how_they_fare():
             "span": "newest",
             "label": "mugs",
             "given_by": "topic",
+            "paused": False,
             "priority": 1,
             "time_left_s": None,
             "wanted_rate_hz": 2.0,

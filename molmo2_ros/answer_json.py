@@ -11,8 +11,8 @@ from typing import Any
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.stamp import stamp_json
 from molmo2_ros.prompt.query import Query
-from molmo2_ros.ros.queries import StandingQuery
 from molmo2_ros.scheduler import Counts
+from molmo2_ros.standing import StandingQuery
 from molmo2_ros.tracking.target import Target
 
 
@@ -118,6 +118,7 @@ def queries_json(
                 **query_json(entry.query, entry.id),
                 "label": entry.label,
                 "given_by": entry.given_by,
+                "paused": entry.paused,
                 "priority": entry.query.terms.priority,
                 "time_left_s": _number(entry.time_left_s(now_s)),
                 "wanted_rate_hz": entry.query.terms.rate_hz or default_rate_hz or None,
