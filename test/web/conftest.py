@@ -67,16 +67,14 @@ class NotingHub(Hub):
 class Page:
     """A server with its backend, and short words for what tests ask of it."""
 
-    def __init__(
-        self, playback, grounder, folder, *, port=0, token="", limits=NO_LIMITS, viewers=8
-    ):
+    def __init__(self, playback, grounder, folder, *, limits=NO_LIMITS, viewers=8, **address):
         self.playback = playback
         self.store = ReviewStore(folder)
         self.folder = folder
         self.backend = LocalBackend(CAMERA, playback, grounder, [], self.store)
         self.hub = NotingHub(self.backend.cameras, viewers)
         self.server = WebServer(
-            self.hub, self.backend, Address(port=port, token=token), limits=limits
+            self.hub, self.backend, Address(**{"port": 0, **address}), limits=limits
         )
         self.server.start()
         self.backend.start(self.hub)

@@ -123,6 +123,15 @@ def test_a_short_token_and_a_port_that_is_taken_are_refused(start, page):
         start(port=page.server.port)
 
 
+def test_off_loopback_a_token_is_made_and_needed(start):
+    page = start(host="0.0.0.0")
+    assert page.send("GET", "/api/state").status == 401
+    token = page.url.partition("?token=")[2]
+    assert len(token) >= 32
+    told = page.send("GET", "/api/state", Host="robot:80", Authorization=f"Bearer {token}")
+    assert told.status == 200
+
+
 def test_without_a_token_only_loopback_is_served():
     assert is_loopback(Address().host)
     for host, inside in (
