@@ -32,14 +32,15 @@ _DESCRIPTION = """\
 Serve a page that shows a camera with what was found in it, asks, tracks what is
 clicked, and gathers corrections for training.
 
-With SOURCE (a video, a folder of pictures, /dev/videoN, or `table`, a simulated
-one) no ROS is needed. Without it the page is about nodes that run: a grounding
+With SOURCE (a video, a rosbag2, a folder of pictures, /dev/videoN, or `table`, a
+simulated one) no ROS is needed. Without it the page is about nodes that run: a grounding
 node and any ROS camera, also one that a bag plays.
 """
 _EPILOG = """\
 examples:
   molmo2 web table                              the simulated table
   molmo2 web kitchen.mp4 --query "track: the red mug" --corrections fixes
+  molmo2 web bags/monday --topic /camera/image  what a robot recorded
   molmo2 web --image /camera/color/image_raw    beside a running grounding node
   molmo2 web /dev/video0 --host 0.0.0.0         for others, by a link with a token
 
@@ -70,6 +71,7 @@ def add_parser(commands: Any) -> None:
     local.add_argument("--engine", metavar="DIR|URL", help="default: molmo2-nano")
     local.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
     local.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model")
+    local.add_argument("--topic", default="", help="camera of a bag that has several")
     local.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="frames a second")
     local.add_argument("--size", default="320x240", metavar="WxH", help="of the simulated table")
     local.add_argument(
@@ -146,7 +148,7 @@ def _playback(options: argparse.Namespace, closing: threading.Event) -> Playback
         raise ConfigError(f"--rate is {options.rate:g}, expected 0 to 240 frames a second")
 
     def named() -> FrameSource:
-        return _Named(open_source(source), Path(source).name)
+        return _Named(_opened(source, options.topic), Path(source).name)
 
     return Playback(
         _table_opener(options) if source == TABLE else named,
@@ -156,6 +158,16 @@ def _playback(options: argparse.Namespace, closing: threading.Event) -> Playback
         is_device=source.startswith("/dev/"),
         can_skip=source != TABLE,
     )
+
+
+def _opened(source: str, topic: str) -> FrameSource:
+    """A bag by the reader of robot logs, anything else as the camera node opens it."""
+    try:
+        from molmo2_ros.training.logs.bag import is_bag
+        from molmo2_ros.training.logs.bag_source import BagSource
+    except ModuleNotFoundError:  # a robot that is not trained on has not this part
+        return open_source(source)
+    return BagSource(Path(source), topic) if is_bag(Path(source)) else open_source(source)
 
 
 def _table_opener(options: argparse.Namespace) -> Callable[[], FrameSource]:

@@ -90,6 +90,10 @@ class Bag:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of its files; may be called twice."""
         self._stack.close()
 
     @property
@@ -198,6 +202,13 @@ class Bag:
                 "kept",
             )
         return plain
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path looks like a bag: a storage file, or a folder that holds one."""
+    if path.is_dir():
+        return any(map(_is_storage, path.iterdir()))
+    return path.is_file() and _is_storage(path)
 
 
 def _storage_files(path: Path, skips: Skips) -> list[Path]:
