@@ -20,10 +20,13 @@ from molmo2_ros.training.evaluation.scoring import Mark, Scored
 from molmo2_ros.training.evaluation.truth import NEAR
 
 PAGE_FILE = "failures.html"
+SHEET_FILE = "failures.jpg"
 TILE_WIDTH, LARGE_TILE_WIDTH = 260, 420  # pixels; the second of one or two pictures
 MAX_TILES = 8  # of one question
 _COLUMNS, _GAP, _QUALITY = 4, 4, 88
 _MOST_TEXT = 1200  # characters of an answer
+_MOST_LINE = 130  # characters of a line on the sheet
+_SHEET_QUALITY = 70
 _TRUTH, _SAID, _EDGE = (30, 160, 70), (215, 40, 140), (255, 255, 255)
 
 Image = npt.NDArray[np.uint8]
@@ -98,6 +101,41 @@ def _write(tile: Image, text: str, place: tuple[int, int], colour: tuple[int, in
         cv2.putText(
             tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, paint, thickness, cv2.LINE_AA
         )
+
+
+def draw_sheet(failures: Mapping[str, Sequence[Failure]], each: int = 2) -> bytes:
+    """The worst answers of each main measure below each other with their words, as JPEG.
+
+    Args:
+        failures: by main measure, the worst first; one at least.
+        each: of them are shown of each measure.
+    """
+    parts: list[Image] = []
+    for group in failures.values():
+        for failure in group[:each]:
+            strip = np.asarray(cv2.imdecode(np.frombuffer(failure.strip, np.uint8), 1), np.uint8)
+            parts += [_words(failure.scored), strip[..., ::-1]]
+    width = max(part.shape[1] for part in parts)
+    sheet = np.full((sum(map(len, parts)), width, 3), 255, np.uint8)
+    top = 0
+    for part in parts:
+        sheet[top : top + len(part), : part.shape[1]] = part
+        top += len(part)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _SHEET_QUALITY]
+    return bytes(cv2.imencode(".jpg", np.ascontiguousarray(sheet[..., ::-1]), quality)[1])
+
+
+def _words(one: Scored) -> Image:
+    """Question, truth and answer as three lines, each cut where the sheet ends."""
+    lines = (
+        (f"{one.question}   ({one.main} {one.score:.2f})", (30, 30, 30)),
+        (f"expected: {one.expected}", _TRUTH),
+        (f"answered: {one.said or '(nothing)'}", _SAID),
+    )
+    band = np.full((8 + 18 * len(lines), _COLUMNS * (TILE_WIDTH + _GAP), 3), 255, np.uint8)
+    for number, (line, colour) in enumerate(lines):
+        _write(band, line[:_MOST_LINE], (4, 20 + 18 * number), colour)
+    return band
 
 
 # --- the page ----------------------------------------------------------------------------------

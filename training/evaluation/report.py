@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.errors import DataError
-from molmo2_ros.training.evaluation.failures import PAGE_FILE, Failure, draw_strip, failures_page
+from molmo2_ros.training.evaluation.failures import (
+    PAGE_FILE,
+    SHEET_FILE,
+    Failure,
+    draw_sheet,
+    draw_strip,
+    failures_page,
+)
 from molmo2_ros.training.evaluation.plots import write_plots
 from molmo2_ros.training.evaluation.scoring import Scored
 
@@ -77,7 +84,11 @@ class Report:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             page.write_text("".join(failures_page(title, failures)), encoding="utf-8")
-            return [page, *write_plots(self.folder, title, self._scored)]
+            files = [page]
+            if failures:
+                files.append(self.folder / SHEET_FILE)
+                files[-1].write_bytes(draw_sheet(failures))
+            return [*files, *write_plots(self.folder, title, self._scored)]
         except OSError as error:
             raise DataError(f"cannot write to {self.folder}: {error}") from error
 

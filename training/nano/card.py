@@ -1,13 +1,15 @@
 """The model card of an embedded engine: what it is, how it was made, what it reaches, how it fails.
 
-`python -m molmo2_ros.training.nano.card --engine engines/nano` writes README.md and curves.svg into
-the engine's folder, from what `publish` left there.
+`python -m molmo2_ros.training.nano.card --engine engines/nano [--report FOLDER]` writes README.md
+and curves.svg into the engine's folder, from what `publish` and the evaluator left there; the
+pictures of failures come from the evaluator's report.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from molmo2_ros.runtime.manifest import Manifest
 CURVES = "curves.jsonl"  # of a run: one line every few steps, means over the steps since the last
 EVALUATION = "evaluation.json"  # the evaluator's report on the published engine
 PLOT = "curves.svg"
+FAILURES = "failures.jpg"
 _WIDTH = 100
 
 # figure of the evaluator: in words
@@ -34,6 +37,9 @@ _FIGURES = {
     "hidden_left_out": "frames left out in which the object is hidden or gone",
     "ids_one_to_one": "ids one to one, two or three alike things",
     "format_valid": "valid syntax",
+    "seen_pairs_f1": "pointing F1 of pairs of colour and category that training saw",
+    "held_out_pairs_f1": "the same of the pairs that it left out",
+    "phrasing_spread": "largest difference of pointing F1 between three phrasings",
 }
 # curve: in words; the first of a panel names it
 _PANELS = (
@@ -61,9 +67,20 @@ def write_card(engine: Path) -> Path:
     if curves:
         plot_curves(curves, engine / PLOT)
     card = engine / "README.md"
-    parts = [_head(manifest), _figures(measured), _weakest(measured), _recipe(manifest, curves)]
+    failing = _weakest(measured, (engine / FAILURES).exists())
+    parts = [_head(manifest), _figures(measured), failing, _recipe(manifest, curves)]
     card.write_text("\n".join(parts), encoding="utf-8")
     return card
+
+
+def _take_failures(report: Path, engine: Path) -> None:
+    """The sheet of failures of a report, beside the card."""
+    try:
+        shutil.copyfile(report / FAILURES, engine / FAILURES)
+    except OSError as error:
+        raise DataError(
+            f"cannot take {report / FAILURES} to {engine}: {error}; `evaluate --report` makes it"
+        ) from error
 
 
 def _read_report(engine: Path) -> dict[str, Any]:
@@ -121,7 +138,7 @@ def _figures(measured: dict[str, Any]) -> str:
     return f"## What it reaches\n\n{about}\n\n{table}\n"
 
 
-def _weakest(measured: dict[str, Any]) -> str:
+def _weakest(measured: dict[str, Any], has_pictures: bool) -> str:
     hits = {k[: -len(" hit")]: v for k, v in measured["finer"].items() if k.endswith(" hit")}
     areas = {k: v for k, v in measured["finer"].items() if k.startswith("area >= ")}
     worst = sorted(hits, key=hits.__getitem__)[:6]
@@ -132,7 +149,11 @@ def _weakest(measured: dict[str, Any]) -> str:
         "It is unsure of things of which less than a third is in view, and it answers about things",
         "that it does not know as if they were one of its kinds, or not there.",
     )
-    return f"## Where it fails\n\n{about}\n"
+    shown = _paragraph(
+        "The answers that were worst, green rings the truth, pink points what it answered:"
+    )
+    pictures = f"\n{shown}\n\n![Worst answers]({FAILURES})\n" if has_pictures else ""
+    return f"## Where it fails\n\n{about}\n{pictures}"
 
 
 def _recipe(manifest: Manifest, curves: Sequence[dict[str, Any]]) -> str:
@@ -202,8 +223,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", type=Path, default=Path("engines/nano"))
+    parser.add_argument("--report", type=Path, help="folder of the evaluator's --report")
     options = parser.parse_args(arguments)
     try:
+        if options.report is not None:
+            _take_failures(options.report, options.engine)
         print(write_card(options.engine))
     except Molmo2Error as error:
         print(f"card: {error}", file=sys.stderr)

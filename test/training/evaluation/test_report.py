@@ -99,7 +99,7 @@ def test_the_worst_of_each_measure_come_first_and_few_of_one_example(tmp_path):
 
 def test_plots_are_made_of_what_is_known(tmp_path):
     plain, _ = write(tmp_path, (asked(0, 1.0), [GREY], [1.0]))
-    assert plain == ["failures.html", "reliability.png", "distances.png"]
+    assert plain == ["failures.html", "reliability.png", "distances.png"]  # nothing failed
     known = [
         asked(i, f1, size=0.01 * i, visible_fraction=0.1 * i, speed=0.05 * i)
         for i, f1 in enumerate((0.2, 0.8, 1.0, 0.5))
@@ -107,6 +107,7 @@ def test_plots_are_made_of_what_is_known(tmp_path):
     files, _ = write(tmp_path / "more", *((one, [GREY], [1.0]) for one in known))
     assert files == [
         "failures.html",
+        "failures.jpg",
         "by_size.png",
         "by_visible.png",
         "by_speed.png",

@@ -27,7 +27,9 @@ def report():
 @pytest.fixture
 def engine(tmp_path):
     folder = tmp_path / "engine"
-    shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns("checkpoint", "README.md", "*.svg"))
+    shutil.copytree(
+        NANO, folder, ignore=shutil.ignore_patterns("checkpoint", "README.md", "*.svg", "*.jpg")
+    )
     (folder / "evaluation.json").write_text(json.dumps(report()))
     return folder
 
@@ -57,6 +59,16 @@ def test_learning_curves_are_drawn_and_a_repeated_step_counts_once(engine):
         assert svg.startswith("<?xml")
         drawn.append(sum("L " in line for line in svg.splitlines()))
     assert drawn[0] == drawn[1] > 10
+
+
+def test_pictures_of_failures_are_taken_from_the_report(engine, tmp_path, capsys):
+    assert "failures.jpg" not in write_card(engine).read_text()
+    (tmp_path / "failures.jpg").write_bytes(b"\xff\xd8 a picture")
+    assert main(["--engine", str(engine), "--report", str(tmp_path)]) == 0
+    assert "](failures.jpg)" in (engine / "README.md").read_text()
+    assert (engine / "failures.jpg").read_bytes() == b"\xff\xd8 a picture"
+    assert main(["--engine", str(engine), "--report", str(tmp_path / "gone")]) == 2
+    assert "`evaluate --report` makes it" in capsys.readouterr().err
 
 
 def test_without_curves_there_is_no_picture(engine):
