@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ def request(port, method, path, content=None):
     response = connection.getresponse()
     text = response.read()
     connection.close()
+    if response.status == 429:  # who waits for something asks too often: 20 a second are allowed
+        time.sleep(0.2)
+        return request(port, method, path, content)
     return response.status, json.loads(text) if text else None
 
 
@@ -76,16 +80,16 @@ def test_points_are_shown_with_the_picture_that_they_are_on(node_under_test, web
 
 def test_what_viewers_ask_reaches_the_node_and_its_answer_comes_back(node_under_test, web):
     port = web.server.port
-    node_under_test.until(
-        lambda: request(port, "GET", "/api/state")[1]["queries"].get("grounding"), "~/queries"
-    )
+    node_under_test.until(lambda: web.hub.queries.get("grounding"), "~/queries")
+    assert request(port, "GET", "/api/state")[1]["queries"]["grounding"]["queries"]
     node_under_test.until(lambda: web.hub.scenes, "picture")
     status, told = request(port, "POST", "/api/ask", {"text": "How many mugs are there?"})
     assert status == 200
     assert told["answer"]["query"]["kind"] == "count"
     assert told["answer"]["count"] is not None
     status, stood = request(port, "POST", "/api/queries", {"text": "lemon=track: the lemon"})
-    assert (status, stood["query"]["given_by"]) == (201, "topic")
+    assert status == 201, stood
+    assert stood["query"]["given_by"] == "topic"
     change = {"name": "yellow", "paused": True, "rate_hz": 2}
     status, changed = request(port, "PATCH", "/api/queries/lemon", change)
     entry = changed["query"]

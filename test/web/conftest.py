@@ -137,7 +137,7 @@ class Page:
         end = time.monotonic() + PATIENCE_S
         while not (found := look()):
             assert time.monotonic() < end, f"no {what} in {PATIENCE_S} s"
-            time.sleep(0.02)
+            time.sleep(0.06)  # by HTTP it must stay under the 20 requests a second of an address
         return found
 
     def corrections(self):
