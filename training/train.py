@@ -1,8 +1,9 @@
-"""Train a Molmo2: `python -m molmo2_ros.training.train --config FILE --out DIR [key=value ...]`.
+"""Train a Molmo2: `molmo2 train FILE [key=value ...] --out DIR`.
 
-On several GPUs or machines the same under torchrun: `torchrun --nproc-per-node N -m ...`. Read
-downwards: open model and data, then steps; a stopped run goes on from its last checkpoint when the
-same command is given again. `DIR/model` is what stock transformers and `molmo2 export` load.
+On several GPUs or machines: `torchrun --nproc-per-node N -m molmo2_ros.training.train --config FILE
+--out DIR [key=value ...]`. Read downwards: open model and data, then steps; a stopped run goes on
+from its last checkpoint when the same command is given again. `DIR/model` is what stock
+transformers and `molmo2 export` load.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from tqdm import tqdm
 
 from molmo2_ros.engines.checkpoint import read_config, vision_facts
 from molmo2_ros.engines.hub import find_checkpoint
 from molmo2_ros.engines.torchvision_ops import declare_missing_ops
-from molmo2_ros.errors import Molmo2Error
+from molmo2_ros.errors import DataError, Molmo2Error
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
 from molmo2_ros.runtime.durable import replace_text
 from molmo2_ros.training import checkpoint
@@ -135,20 +137,38 @@ class Trainer:
         """Steps to the end of the configuration, then the model for everybody."""
         config = self.config
         started, first = time.monotonic(), self.step
-        while self.step < config.steps:
-            told = self.train_step()
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                rate = (self.step - first) / (time.monotonic() - started)
-                self._tell({"step": self.step, **told, "steps_per_s": rate})
-            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
-                self.save()
+        with self._bar() as bar:
+            while self.step < config.steps:
+                told = self.train_step()
+                bar.update()
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    rate = (self.step - first) / (time.monotonic() - started)
+                    self._tell({"step": self.step, **told, "steps_per_s": rate}, bar)
+                if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                    self.save()
         self.write_model()
 
-    def _tell(self, told: dict[str, float]) -> None:
+    def _bar(self) -> tqdm[Any]:
+        """Drawn by the first process, where stderr is a terminal."""
+        return tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            desc="training",
+            unit="step",
+            disable=None if self.processes.is_first else True,
+        )
+
+    def _tell(self, told: dict[str, float], bar: tqdm[Any]) -> None:
         if not self.processes.is_first:
             return
-        log.info(" ".join(f"{key} {value:.6g}" for key, value in told.items()))
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        if bar.disable:
+            log.info(" ".join(f"{key} {value:.6g}" for key, value in told.items()))
+        else:
+            bar.set_postfix(loss=told["loss"], accuracy=told["token_accuracy"])
+        with (
+            checkpoint.writing(f"the figures of step {self.step}", self.out),
+            (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(told) + "\n")
 
     def save(self) -> None:
@@ -216,6 +236,42 @@ class Trainer:
                     shutil.copy(path, partial / path.name)
 
 
+def train(config_path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
+    """Train, or go on with the run that is in `out`.
+
+    Args:
+        config_path: YAML file of a TrainConfig.
+        out: folder of the run; made if need be.
+        overrides: `key=value` each, see load_config.
+
+    Raises:
+        ConfigError: an unknown key, or a value that does not fit.
+        DataError: a data set that is missing, empty or malformed; a folder that cannot be written.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config = load_config(config_path, overrides)
+    with joined() as processes:
+        _write_config(config, out, processes)
+        trainer = Trainer(config, out, processes)
+        if trainer.resume() and processes.is_first:
+            log.info("goes on at step %d", trainer.step)
+        if processes.is_first:
+            log.info("trains %.3g of the weights", trained_share(trainer.model))
+        trainer.run()
+
+
+def _write_config(config: TrainConfig, out: Path, processes: Processes) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if processes.is_first:
+            text = json.dumps(asdict(config), indent=2)
+            (out / "config.json").write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"cannot write the run to {out}: {error}; make room or give another folder"
+        ) from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train a Molmo2.")
@@ -223,20 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the configuration")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        config = load_config(options.config, options.overrides)
-        with joined() as processes:
-            options.out.mkdir(parents=True, exist_ok=True)
-            if processes.is_first:
-                text = json.dumps(asdict(config), indent=2)
-                (options.out / "config.json").write_text(f"{text}\n", encoding="utf-8")
-            trainer = Trainer(config, options.out, processes)
-            if trainer.resume() and processes.is_first:
-                log.info("goes on at step %d", trainer.step)
-            if processes.is_first:
-                log.info("trains %.3g of the weights", trained_share(trainer.model))
-            trainer.run()
+        train(options.config, options.out, options.overrides)
     except (Molmo2Error, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,18 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from molmo2_ros.cli import ask, build_engine, data, doctor, engine, export, quantize, verify, web
+from molmo2_ros.cli import (
+    ask,
+    build_engine,
+    data,
+    doctor,
+    engine,
+    export,
+    quantize,
+    train,
+    verify,
+    web,
+)
 from molmo2_ros.errors import Molmo2Error
 
 EXIT_BAD_INPUT = 2  # argparse's own code for wrong arguments
@@ -42,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_parser(commands)
     doctor.add_parser(commands)
     data.add_parser(commands)
+    train.add_parser(commands)
     web.add_parser(commands)
     return parser
 
