@@ -65,7 +65,8 @@ def files_below(folder: str) -> list[str]:
 
 def share(folder: str, pattern: str) -> tuple[str, list[str]]:
     """One folder of the source tree as it lies in share/molmo2_ros after installation."""
-    return f"share/{PACKAGE}/{folder}", [str(path) for path in sorted(Path(folder).glob(pattern))]
+    files = [str(path) for path in sorted(Path(folder).glob(pattern)) if path.is_file()]
+    return f"share/{PACKAGE}/{folder}", files
 
 
 check_links()
@@ -92,6 +93,7 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         share("launch", "*.launch.xml"),
         share("config", "*"),
+        share("config/presets", "*"),
     ],
     install_requires=[
         "numpy>=1.21.6",

@@ -254,11 +254,12 @@ def test_colcon_puts_the_package_where_ros2_looks(workspace):
     code = (
         "from pathlib import Path\n"
         "from ament_index_python.packages import get_package_share_directory as share\n"
-        "print(*sorted(p.name for d in ('launch', 'config') for p in "
+        "print(*sorted(p.name for d in ('launch', 'config', 'config/presets') for p in "
         "Path(share('molmo2_ros'), d).iterdir()), Path(share('sensor_msgs')).name)\n"
     )
     found = within(workspace, f'python -c "{code}"').split()
-    files = [path.name for folder in ("launch", "config") for path in (ROOT / folder).iterdir()]
+    folders = [ROOT / folder for folder in ("launch", "config", "config/presets")]
+    files = [path.name for folder in folders for path in folder.iterdir()]
     assert found == [*sorted(files), "sensor_msgs"]
 
 
