@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help env demo reach test test-jazzy lint nano bench clean
+.PHONY: help env demo reach test test-jazzy lint nano retrain-demo bench clean
 
 VENV := .venv
 JAZZY := .venv-jazzy
@@ -72,9 +72,22 @@ nano: $(TEST_READY)  ## train molmo2-nano from nothing into engines/nano; goes o
 		--config $$config --out runs/nano; \
 		python -m molmo2_ros.training.nano.publish --run runs/nano --engine engines/nano
 
+# OpenCV 5 keeps its people detector in the wheel with the extra modules, which would replace the
+# small one: it lies beside the environment and is seen by the labeller alone.
+retrain-demo: $(TEST_READY) runs/footage/vtest.avi $(VENV)/opencv-contrib/cv2  ## record, label, fine-tune, compare on real footage (half an hour)
+	$(call within,$(VENV)) python benchmarks/bench_retrain.py $(RETRAIN_ARGS)
+
+runs/footage/vtest.avi:
+	benchmarks/footage/fetch.sh
+
+$(VENV)/opencv-contrib/cv2: | $(TEST_READY)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps \
+		--target $(VENV)/opencv-contrib \
+		opencv-contrib-python-headless==$$(sed -n 's/^opencv-python-headless==//p' requirements/inference.txt)
+
 bench: $(TEST_READY)  ## every benchmark but bench_full_size.py, one table each
 	$(call within,$(VENV)) for file in $$(grep -l __main__ benchmarks/*.py \
-		| grep -vE 'full_size|random_checkpoint'); do python $$file; done
+		| grep -vE 'full_size|random_checkpoint|retrain'); do python $$file; done
 
 clean:  ## remove the environments and what builds and tests leave behind
 	rm -rf $(VENV) $(JAZZY) build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache \

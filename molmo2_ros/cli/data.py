@@ -24,7 +24,8 @@ examples:
   molmo2 data from-bag drive_*/ data/ --topic /camera/image_raw --label hog:person --workers 4
   molmo2 data from-bag drive_1/ data/ --topic /image --label "teacher=http://gpu:8000:red mug"
 
-A labeller is hog, haar[=CASCADE], teacher=ENGINE, one of an installed package, or module:attribute.
+A labeller is hog[=HEIGHT], haar[=CASCADE], teacher=ENGINE, one of an installed package, or
+module:attribute.
 With RAY_ADDRESS in the environment the bags are shared out over that cluster.
 """
 
@@ -34,8 +35,31 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("data", help="make training data sets, and look at them")
     kinds = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     _add_from_bag(kinds)
+    _add_from_scenes(kinds)
     _add_convert(kinds)
     _add_view(kinds)
+
+
+def _add_from_scenes(kinds: Any) -> None:
+    parser = kinds.add_parser(
+        "from-scenes",
+        help="render simulated tables as a data set",
+        description="Renders what molmo2-nano was trained on, with its questions: a share of it in "
+        "the mixture of a fine-tuning keeps what the model knew. Started again, it goes on.",
+    )
+    parser.add_argument("out", type=Path, help="folder of the data set")
+    parser.add_argument("--stills", type=int, default=1000, help="scenes of one frame (1000)")
+    parser.add_argument("--clips", type=int, default=100, help="of eight frames in 3.5 s (100)")
+    parser.add_argument("--seed", type=int, default=0, help="of shapes, textures and scenes (0)")
+    parser.set_defaults(run=_from_scenes)
+
+
+def _from_scenes(options: argparse.Namespace) -> int:
+    with _needs_training():
+        from molmo2_ros.training.data.from_scenes import from_scenes
+    num = from_scenes(options.out, stills=options.stills, clips=options.clips, seed=options.seed)
+    print(f"{options.out}: {num} examples")
+    return 0
 
 
 def _add_convert(kinds: Any) -> None:
@@ -136,6 +160,11 @@ def _add_from_bag(kinds: Any) -> None:
     )
     parser.add_argument(
         "--every", type=int, default=1, help="label each so many-th picture; flow carries on (1)"
+    )
+    parser.add_argument(
+        "--as-frames",
+        action="store_true",
+        help="a single picture is a clip of one frame, as nodes ask, and no image in tiles",
     )
     parser.add_argument("--max-clips", type=int, help="label the hardest so many of each bag")
     parser.add_argument("--workers", type=int, default=1, help="cores, by Ray (1)")

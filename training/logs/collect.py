@@ -36,7 +36,7 @@ CARRIED = "+flow"  # follows the source of labels of which optical flow carried 
 Labels = Mapping[str, Sequence[Mapping[str, Any]]]  # lines of the files with labels, by clip
 
 
-def write_data_sets(out: Path) -> dict[str, int]:
+def write_data_sets(out: Path, *, as_frames: bool = False) -> dict[str, int]:
     """Write the data sets of all logs of a folder anew.
 
     A kill leaves the old ones, the new ones, or one that `Dataset.open` refuses until they were
@@ -44,6 +44,8 @@ def write_data_sets(out: Path) -> dict[str, int]:
 
     Args:
         out: folder of the data sets.
+        as_frames: a single picture becomes a clip of one frame, as a node reads the newest one;
+            otherwise a still image, which is read in tiles.
 
     Returns:
         the number of examples of each set.
@@ -55,16 +57,20 @@ def write_data_sets(out: Path) -> dict[str, int]:
     clips = hardest_first(clip for folder in log_folders(out) for clip in read_clips(folder))
     labels = _labels_by_clip(out)
     return {
-        split: _write_data_set(out, split, [c for c in clips if c.split == split], labels)
+        split: _write_data_set(
+            out, split, [c for c in clips if c.split == split], labels, as_frames
+        )
         for split in SPLITS
     }
 
 
-def _write_data_set(out: Path, split: str, clips: Sequence[ClipRecord], labels: Labels) -> int:
+def _write_data_set(
+    out: Path, split: str, clips: Sequence[ClipRecord], labels: Labels, as_frames: bool
+) -> int:
     folder, new = out / split, out / f".{split}.new"
     shutil.rmtree(new, ignore_errors=True)
     with DatasetWriter(new, name=f"{out.name}/{split}") as writer:
-        for example in examples_of(clips, labels):
+        for example in examples_of(clips, labels, as_frames=as_frames):
             writer.add(example)
     try:
         lines = [json.dumps(clip.as_json(), ensure_ascii=False) + "\n" for clip in clips]
@@ -84,17 +90,26 @@ def log_folders(out: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def examples_of(clips: Iterable[ClipRecord], labels: Labels) -> Iterator[Example]:
-    """The labelled ones of some clips, in their order; what has no label is no example."""
+def examples_of(
+    clips: Iterable[ClipRecord], labels: Labels, *, as_frames: bool = False
+) -> Iterator[Example]:
+    """The labelled ones of some clips, in their order; what has no label is no example.
+
+    Args:
+        clips: of any logs.
+        labels: theirs.
+        as_frames: see `write_data_sets`.
+    """
     for clip in clips:
-        yield from _human_examples(clip)
+        yield from _human_examples(clip, as_frames)
         by_source: dict[str, list[Annotation]] = defaultdict(list)
         for line in labels.get(clip.name, ()):
-            annotation = _annotation(clip, line)
+            annotation = _annotation(clip, line, as_frames)
             if annotation is not None:
                 by_source[annotation.source].append(annotation)
         for source, said in sorted(by_source.items()):
-            yield Example(name=f"{clip.name}/{source}", media=_media(clip), annotations=tuple(said))
+            media = _media(clip, as_frames)
+            yield Example(name=f"{clip.name}/{source}", media=media, annotations=tuple(said))
 
 
 def _labels_by_clip(out: Path) -> Labels:
@@ -106,13 +121,24 @@ def _labels_by_clip(out: Path) -> Labels:
     return found
 
 
-def _media(clip: ClipRecord) -> Media:
+def _media(clip: ClipRecord, as_frames: bool) -> Media:
     if len(clip.frames) == 1:
-        return Media(images=clip.frames)
+        return _one_picture(clip.frames[0], as_frames)
     return Media(frames=clip.frames, times_s=clip.times_s)
 
 
-def _annotation(clip: ClipRecord, line: Mapping[str, Any]) -> Annotation | None:
+def _one_picture(path: str, as_frames: bool) -> Media:
+    return Media(frames=(path,), times_s=(0.0,)) if as_frames else Media(images=(path,))
+
+
+def _place(x: float, y: float, as_frames: bool) -> LabelledPoint:
+    """A point in the one picture of an example."""
+    if as_frames:
+        return LabelledPoint(x=x, y=y, time_s=0.0)
+    return LabelledPoint(x=x, y=y, image=1)
+
+
+def _annotation(clip: ClipRecord, line: Mapping[str, Any], as_frames: bool) -> Annotation | None:
     """What one labeller says about one clip; None where it says nothing."""
     things = line.get("things", [])
     if not things and not line.get("none"):
@@ -127,12 +153,9 @@ def _annotation(clip: ClipRecord, line: Mapping[str, Any]) -> Annotation | None:
         objects=tuple(
             LabelledObject(
                 points=tuple(
-                    LabelledPoint(
-                        x=x,
-                        y=y,
-                        time_s=None if is_still else clip.times_s[frame],
-                        image=frame + 1 if is_still else None,
-                    )
+                    _place(x, y, as_frames)
+                    if is_still
+                    else LabelledPoint(x=x, y=y, time_s=clip.times_s[frame])
                     for frame, x, y, _, _ in thing
                 )
             )
@@ -143,7 +166,7 @@ def _annotation(clip: ClipRecord, line: Mapping[str, Any]) -> Annotation | None:
     )
 
 
-def _human_examples(clip: ClipRecord) -> Iterator[Example]:
+def _human_examples(clip: ClipRecord, as_frames: bool) -> Iterator[Example]:
     """One example for each picture that an operator spoke of: of the others he said nothing."""
     by_frame: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
     for frame, words, x, y in clip.corrections:
@@ -154,17 +177,15 @@ def _human_examples(clip: ClipRecord) -> Iterator[Example]:
     for frame, said in sorted(by_frame.items()):
         yield Example(
             name=f"{clip.name}/{HUMAN}/{frame}",
-            media=Media(images=(clip.frames[frame],)),
-            annotations=tuple(_pointed(words, places) for words, places in said.items()),
+            media=_one_picture(clip.frames[frame], as_frames),
+            annotations=tuple(_pointed(words, places, as_frames) for words, places in said.items()),
         )
 
 
-def _pointed(words: str, places: Sequence[tuple[float, float]]) -> Annotation:
+def _pointed(words: str, places: Sequence[tuple[float, float]], as_frames: bool) -> Annotation:
     return Annotation(
         task=Task.POINT,
         label=words,
-        objects=tuple(
-            LabelledObject(points=(LabelledPoint(x=x, y=y, image=1),)) for x, y in places
-        ),
+        objects=tuple(LabelledObject(points=(_place(x, y, as_frames),)) for x, y in places),
         source=HUMAN,
     )

@@ -21,7 +21,8 @@ _HOG_STRIDE = (8, 8)
 _HOG_SCALE = 1.05
 _HOG_MIN_SCORE = 0.3  # of the SVM's margin: below it half of what is found is no person
 _HOG_FULL_SCORE = 1.5
-_HOG_MIN_HEIGHT = 400  # pixels; a smaller picture is enlarged: a person must fill 64x128
+_HOG_HEIGHT = 400  # pixels; a smaller picture is enlarged: a person must fill 64x128
+_HOG_MAX_HEIGHT = 4000
 _HAAR_FULL_NEIGHBOURS = 20
 _HAAR_MIN_NEIGHBOURS = 5
 _OVERLAP = 0.5  # of the smaller box: more is the same thing
@@ -29,12 +30,19 @@ Boxes = npt.NDArray[np.float64]  # [N, 4]: left, top, width, height, pixels
 
 
 class HogPeople:
-    """The pedestrian detector that OpenCV ships: upright people of at least 60 pixels."""
+    """The pedestrian detector that OpenCV ships.
+
+    Args:
+        hog: with the weights for people.
+        height: pixels to which the height of a smaller picture is enlarged: people are found from
+            about 100 of these pixels on.
+    """
 
     source = "opencv_hog"
 
-    def __init__(self, hog: Any) -> None:
+    def __init__(self, hog: Any, height: int = _HOG_HEIGHT) -> None:
         self._hog = hog
+        self._height = height
 
     def label(self, frames: Sequence[Frame], phrase: str) -> MadeLabels:
         """Points at the middle of each person, whatever the phrase says."""
@@ -49,7 +57,7 @@ class HogPeople:
         return MadeLabels(points=tuple(points))
 
     def _detect(self, image: npt.NDArray[np.uint8]) -> tuple[Boxes, npt.NDArray[np.float64]]:
-        scale = max(1.0, _HOG_MIN_HEIGHT / image.shape[0])
+        scale = max(1.0, self._height / image.shape[0])
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if scale > 1:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
@@ -92,16 +100,25 @@ class HaarCascade:
 
 
 def hog(argument: str) -> HogPeople:
-    """Make the people detector; it takes no argument.
+    """Make the people detector.
+
+    Args:
+        argument: the height in pixels to which smaller pictures are enlarged, which finds smaller
+            people and takes longer; "" for 400.
 
     Raises:
-        ConfigError: an argument was given, or this OpenCV has no HOG.
+        ConfigError: the argument is no height, or this OpenCV has no HOG.
     """
-    if argument:
-        raise ConfigError(f"labeller hog was given {argument!r}, expected no argument")
+    is_height = argument.isascii() and argument.isdigit() and len(argument) < 6
+    height = int(argument) if is_height else 0
+    if argument and not 128 <= height <= _HOG_MAX_HEIGHT:
+        raise ConfigError(
+            f"labeller hog was given {argument!r}, expected the height in pixels to which smaller "
+            f"pictures are enlarged, 128 to {_HOG_MAX_HEIGHT}, or nothing"
+        )
     descriptor = _part_of_opencv("HOGDescriptor")()
     descriptor.setSVMDetector(_part_of_opencv("HOGDescriptor_getDefaultPeopleDetector")())
-    return HogPeople(descriptor)
+    return HogPeople(descriptor, height or _HOG_HEIGHT)
 
 
 def haar(argument: str) -> HaarCascade:

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         print(_told(outcome), flush=True)
     if all(outcome.report is None for outcome in outcomes):
         raise DataError("; ".join(outcome.error for outcome in outcomes))
-    sizes = write_data_sets(out)
+    sizes = write_data_sets(out, as_frames=options.as_frames)
     _write_report(out, outcomes)
     print("; ".join(f"{out / split}: {num} examples" for split, num in sizes.items()))
     return EXIT_PARTLY if any(outcome.error for outcome in outcomes) else 0

@@ -116,6 +116,35 @@ def test_a_bag_becomes_a_training_and_a_held_out_set(tmp_path, capsys):
                 assert (out / split / name).is_file()
 
 
+def test_single_pictures_are_read_in_tiles_or_as_a_node_reads_its_newest_frame(tmp_path):
+    bag = drive(tmp_path / "drive", correction(START_NS + 3 * NS), num=50, shift_px=1)
+    arguments = ["data", "from-bag", str(bag), str(tmp_path / "out"), "--topic", TOPIC]
+    arguments += ["--fps", "2", "--clip", "0.4", "--near-duplicate", "0"]
+    arguments += ["--label", "square_labels:Square:it"]
+    sources = ["human", "bright"]
+
+    assert main(arguments) == 0
+    stills = list(Dataset.open(tmp_path / "out/train", sources=sources))
+    assert main([*arguments, "--as-frames"]) == 0
+    frames = list(Dataset.open(tmp_path / "out/train", sources=sources))
+
+    assert {example.annotations[0].source for example in frames} == set(sources)
+    assert [e.media.images for e in stills] == [e.media.frames for e in frames]
+    assert {e.media.times_s for e in frames} == {(0.0,)}
+    places = [
+        [
+            (point.x, point.y, point.time_s, point.image)
+            for example in examples
+            for thing in example.annotations[0].objects
+            for point in thing.points
+        ]
+        for examples in (stills, frames)
+    ]
+    assert [(x, y) for x, y, *_ in places[0]] == [(x, y) for x, y, *_ in places[1]] != []
+    assert {place[2:] for place in places[0]} == {(None, 1)}
+    assert {place[2:] for place in places[1]} == {(0.0, None)}
+
+
 def test_the_hardest_clips_come_first_and_are_labelled_first(tmp_path):
     bag = drive(tmp_path / "drive", correction(START_NS + 5 * NS))
 

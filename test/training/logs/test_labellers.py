@@ -126,6 +126,25 @@ def test_people_are_found_where_this_opencv_has_the_detector_and_else_it_says_so
     assert all(point.confidence > 0.5 for point in made.points)
 
 
+@pytest.mark.parametrize("argument", ["tall", "12", "127", "4001", "-400", "400.5", "9" * 40])
+def test_a_height_that_no_picture_is_enlarged_to_is_refused(argument):
+    with pytest.raises(ConfigError, match=f"hog was given '{argument}', expected the height"):
+        detectors.hog(argument)
+
+
+def test_people_who_are_small_are_found_where_the_picture_is_enlarged_enough():
+    if not hasattr(cv2, "HOGDescriptor"):  # OpenCV 5 without its extra modules
+        with pytest.raises(ConfigError, match="has no HOGDescriptor"):
+            detectors.hog("800")
+        return
+    small = cv2.resize(drawn_person(160, 120).image, None, fx=0.5, fy=0.5)
+    frame = Frame(image=cv2.copyMakeBorder(small, 0, 280, 0, 320, cv2.BORDER_REPLICATE), stamp_ns=0)
+
+    assert not detectors.hog("").label([frame], "person").points
+    (found, *_) = detectors.hog("800").label([frame], "person").points
+    assert found.x * frame.width == pytest.approx(80, abs=4)
+
+
 def test_of_boxes_on_each_other_the_surest_is_kept():
     boxes = np.array([[0, 0, 10, 10], [2, 2, 6, 6], [8, 8, 10, 10], [100, 0, 5, 5]], float)
 
