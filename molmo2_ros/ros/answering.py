@@ -20,6 +20,7 @@ from molmo2_ros.camera.frame import Frame
 from molmo2_ros.errors import AnswerError, Molmo2Error, QueryError
 from molmo2_ros.prompt.query import Detail, Query, asked_once
 from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter
+from molmo2_ros.ros.pace import Pace
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.worker import Worker
@@ -113,6 +114,7 @@ class Answering:
         self._was_free = False  # the last question was a free one
         self._last: Answer | None = None
         self._answer_rate = RateMeter()
+        self.pace = Pace()
         self._worker = Worker("answer", self._step, problems, context)
 
     def start(self) -> None:
@@ -202,6 +204,8 @@ class Answering:
             "cancelled": counts.num_cancelled,
             "missed": counts.num_missed,
             "expired": num_expired,
+            "usual_s": self.pace.usual_s,
+            "running_s": self.pace.running_s,
             **self._grounder.facts(),
         }
         if self._last is not None:
@@ -225,10 +229,15 @@ class Answering:
         batch = self._next_batch()
         question = None if batch and self._was_free else self._next_question()
         self._was_free = question is not None
-        if question is not None:
-            self._answer_free(question)
-        elif batch:
-            self._answer_standing(batch)
+        if question is not None or batch:
+            self.pace.began()
+            try:
+                if question is not None:
+                    self._answer_free(question)
+                else:
+                    self._answer_standing(batch)
+            finally:
+                self.pace.ended()
         elif not self._encode_ahead():
             with self._lock:  # guards _scheduler
                 wait_s = self._scheduler.wait_s(time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from rclpy.context import Context
@@ -63,6 +64,8 @@ class Carrying:
         self.frame_rate = RateMeter()
         self.metres = Metres()
         self.num_targets = 0
+        self.carry_s = 0.0  # of the last frame
+        self.oldest_s = 0.0  # age of the target that the model confirmed longest ago
         self.num_lost = 0  # never reached the subscription, as DDS tells
         self._worker = Worker("camera", self._step, problems, context)
 
@@ -84,6 +87,11 @@ class Carrying:
         """Whether any depth image came."""
         return self._frames.has_depth
 
+    @property
+    def num_targets_lost(self) -> int:
+        """Targets that were given up since the start: they left, or flow lost them."""
+        return self._tracker.num_lost
+
     def _step(self) -> None:
         message = self.mailbox.take(_WAIT_S)
         if message is None:
@@ -97,7 +105,10 @@ class Carrying:
         self._problems.clear("camera")
         self.frame_rate.tick()
         # The tracker first: an answer must never be about a frame that it has not seen.
+        started_s = time.perf_counter()
         targets = [t for t in self._tracker.update(frame) if _is_shown(t, parameters)]
+        self.carry_s = time.perf_counter() - started_s
+        self.oldest_s = max((target.age_s for target in targets), default=0.0)
         self._on_frame(frame)
         self.num_targets = len(targets)
         self.metres.add(frame, targets, self._frames.obstacles)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import statistics
 import threading
 import time
 from collections import Counter, deque
@@ -16,6 +18,9 @@ from molmo2_ros.ros.images import time_message
 
 LOG_PERIOD_S = 5.0
 _RECENT_S = 10.0
+_STALE_S = 1.0
+_MISSING = 4  # usual times between two events
+_USUAL_OF = 15  # times between events
 
 
 class ProblemLog:
@@ -85,25 +90,49 @@ class ProblemLog:
 
 
 class RateMeter:
-    """Events a second over the last seconds."""
+    """Events a second over the last seconds, and whether they have stopped."""
 
     def __init__(self, window_s: float = 3.0) -> None:
         self._window_s = window_s
-        self._lock = threading.Lock()  # guards _times and count
+        self._lock = threading.Lock()  # guards the four below
         self._times: deque[float] = deque(maxlen=1024)
+        self._intervals: deque[float] = deque(maxlen=_USUAL_OF)
+        self._last: float | None = None
         self.count = 0
 
     def tick(self) -> None:
         """One event now."""
-        with self._lock:  # guards _times and count
+        now = time.monotonic()
+        with self._lock:  # guards what a look at the meter reads
             self.count += 1
-            self._times.append(time.monotonic())
+            self._times.append(now)
+            if self._last is not None:
+                self._intervals.append(now - self._last)
+            self._last = now
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last event; infinite before the first."""
+        with self._lock:  # guards _last
+            return math.inf if self._last is None else time.monotonic() - self._last
+
+    @property
+    def is_stale(self) -> bool:
+        """Events came and have stopped: the last one is a second old, and more than is usual.
+
+        Usual is the median time between the last events, of which three may be missing.
+        """
+        with self._lock:  # guards _last and _intervals
+            if self._last is None:
+                return False
+            usual_s = statistics.median(self._intervals) if self._intervals else 0.0
+            return time.monotonic() - self._last > max(_STALE_S, _MISSING * usual_s)
 
     @property
     def rate_hz(self) -> float:
         """Events a second, 0 once they stopped."""
         oldest_allowed = time.monotonic() - self._window_s
-        with self._lock:  # guards _times and count
+        with self._lock:  # guards _times
             while self._times and self._times[0] < oldest_allowed:
                 self._times.popleft()
             if len(self._times) < 2:

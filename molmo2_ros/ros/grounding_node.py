@@ -32,6 +32,7 @@ from molmo2_ros.ros.grounding_status import grounding_statuses
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.process import run_node
+from molmo2_ros.ros.process_meter import ProcessMeter
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.target_frame import TargetFrame, TfTransforms
 from molmo2_ros.runtime.engine import Engine, load_engine
@@ -65,6 +66,7 @@ class GroundingNode(LifecycleNode):
         compat.refuse_invalid_transitions(self)
         self._load = load
         self._problems = ProblemLog(self.get_logger())
+        self._process = ProcessMeter()
         self._server = ParameterServer(
             self,
             GroundingParameters,
@@ -380,6 +382,7 @@ class GroundingNode(LifecycleNode):
             queries=self._queries.all(time.monotonic()),
             results=self._results,
             problems=self._problems,
+            process=self._process,
         )
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostic_array(statuses, now_ns))

@@ -1,4 +1,4 @@
-"""The grounding node's lines on /diagnostics: camera, metres, engine and queries."""
+"""The grounding node's lines on /diagnostics: one for each stage from the image to the points."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, status
 from molmo2_ros.ros.metres import metres_status
 from molmo2_ros.ros.parameters import GroundingParameters
+from molmo2_ros.ros.process_meter import ProcessMeter
 from molmo2_ros.ros.results import Results
 from molmo2_ros.runtime.self_test import SelfTest
 from molmo2_ros.standing import StandingQuery
@@ -31,6 +32,7 @@ def grounding_statuses(
     queries: Sequence[StandingQuery],
     results: Results,
     problems: ProblemLog,
+    process: ProcessMeter,
 ) -> list[DiagnosticStatus]:
     """How the node's parts are now.
 
@@ -44,9 +46,11 @@ def grounding_statuses(
         queries: what stands.
         results: its publishers.
         problems: what went wrong.
+        process: what it takes of the machine.
     """
     return [
         _camera(name, parameters, carrying, problems),
+        _tracking(name, carrying, results),
         metres_status(
             name,
             None if carrying is None else carrying.metres.take(),
@@ -55,7 +59,9 @@ def grounding_statuses(
             elsewhere=problems.recent("target_frame"),
         ),
         _engine(name, parameters, engine, self_test, answering, problems),
+        _answers(name, answering, problems),
         _queries(name, queries, results, problems),
+        process.status(name),
     ]
 
 
@@ -76,7 +82,12 @@ def _camera(
             "camera's process use shared memory (docs/interfaces.md), or set image_reliability to "
             "reliable where it publishes reliably"
         )
-    if not carrying.frame_rate.rate_hz:
+    if carrying.frame_rate.is_stale:
+        warning = (
+            f"no image on {topic} for {carrying.frame_rate.age_s:.1f} s; points are those of the "
+            "last one. Check that the camera still runs"
+        )
+    elif not carrying.frame_rate.count:
         warning = (
             f"no image on {topic}; check that the camera runs, the topic's name (remap it) and "
             "image_transport"
@@ -84,15 +95,37 @@ def _camera(
     values = {
         "frames": carrying.frame_rate.count,
         "rate_hz": carrying.frame_rate.rate_hz,
+        "age_s": carrying.frame_rate.age_s,
         "frames_received": num_received,
         "frames_dropped": carrying.mailbox.num_dropped,
         "frames_lost_in_transport": num_lost,
-        "targets": carrying.num_targets,
         "has_depth": carrying.has_depth,
         **{f"problems_{kind}": number for kind, number in problems.counts.items()},
     }
     error = problems.recent("camera")
     return status(f"{name}: camera", topic, values, error=error, warning=warning)
+
+
+def _tracking(name: str, carrying: Carrying | None, results: Results) -> DiagnosticStatus:
+    if carrying is None:
+        return status(f"{name}: tracking", "", {}, message="not active")
+    frames, mailbox = carrying.frame_rate, carrying.mailbox
+    warning = ""
+    if mailbox.num_dropped > _LOST_IS_MUCH * mailbox.num_put:
+        warning = (
+            f"{mailbox.num_dropped} of {mailbox.num_put} images were dropped, since a newer one "
+            f"came before targets were carried to them ({carrying.carry_s * 1e3:.0f} ms an image); "
+            "let the camera send smaller or fewer ones"
+        )
+    values = {
+        "targets": carrying.num_targets,
+        "oldest_s": carrying.oldest_s,
+        "targets_lost": carrying.num_targets_lost,
+        "carry_ms": carrying.carry_s * 1e3,
+        "frames": frames.count,
+        "points_rate_hz": results.points_rate.rate_hz,
+    }
+    return status(f"{name}: tracking", "", values, warning=warning)
 
 
 def _engine(
@@ -126,15 +159,22 @@ def _engine(
         warning = self_test.problem
         values["checksum"] = self_test.checksum[:12]
         values["self_test"] = self_test.text
-    if answering is not None:
-        values.update(answering.facts())
     return status(
         f"{name}: engine",
         model.name,
         values,
-        error=error or problems.recent("answer"),
+        error=error,
         warning=warning,
         message="answering" if answering is not None else "loaded",
+    )
+
+
+def _answers(name: str, answering: Answering | None, problems: ProblemLog) -> DiagnosticStatus:
+    error = problems.recent("answer")
+    if answering is None:
+        return status(f"{name}: answers", "", {}, error=error, message="not active")
+    return status(
+        f"{name}: answers", "", answering.facts(), error=error, warning=answering.pace.warning
     )
 
 
@@ -146,7 +186,6 @@ def _queries(
         for entry in queries
     }
     values["detections"] = results.detections_text
-    values["points_rate_hz"] = results.points_rate.rate_hz
     values["answers_rate_hz"] = results.answer_rate.rate_hz
     return status(
         f"{name}: queries",

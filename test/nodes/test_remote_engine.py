@@ -33,7 +33,10 @@ def engine_status(message):
 
 
 def values(message):
-    return {entry.key: entry.value for entry in engine_status(message).values}
+    """What /diagnostics says of the engine and its answers."""
+    names = ("grounding: engine", "grounding: answers")
+    told = [s for s in message.status if s.name in names]
+    return {entry.key: entry.value for status in told for entry in status.values}
 
 
 def says(level, *words):

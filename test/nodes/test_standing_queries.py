@@ -38,15 +38,15 @@ def clip_s(message):
     return stamps_s[-1] - stamps_s[0]
 
 
-def engine_values(message):
-    """What /diagnostics says of the engine, numbers as numbers."""
-    status = next(s for s in message.status if s.name == "grounding: engine")
+def answer_values(message):
+    """What /diagnostics says of the answers."""
+    status = next(s for s in message.status if s.name == "grounding: answers")
     return {entry.key: entry.value for entry in status.values}
 
 
 def counted(name, least):
     """Whether /diagnostics has counted so many."""
-    return lambda message: int(engine_values(message).get(name, 0)) >= least
+    return lambda message: int(answer_values(message).get(name, 0)) >= least
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def test_an_answer_ends_unpublished_when_its_query_goes(grounding, camera, first
     quiet = node.wait_for(
         "/diagnostics",
         lambda m: (
-            int(engine_values(m)["asked"])
-            == sum(int(engine_values(m)[name]) for name in ("answered", "late", "cancelled"))
+            int(answer_values(m)["asked"])
+            == sum(int(answer_values(m)[name]) for name in ("answered", "late", "cancelled"))
         ),
         after=len(node.received["/diagnostics"]),
     )
-    assert int(engine_values(quiet)["cancelled"]) >= 1
+    assert int(answer_values(quiet)["cancelled"]) >= 1
 
 
 def test_a_busy_engine_answers_the_more_important_query_more_often(grounding, camera):
@@ -248,7 +248,7 @@ def test_a_query_finds_its_frames_encoded_and_the_others_are_not(grounding, came
 
     node.until(lambda: num_frames_encoded().count(0) >= 4, "answer that found its frame encoded")
     last = node.wait_for("/diagnostics", after=len(node.received["/diagnostics"]))
-    values = engine_values(last)
+    values = answer_values(last)
     assert int(values["frames_encoded_ahead"]) >= 4
     assert float(values["frames_found_encoded_share"]) > 0
     assert int(values["frames_encoded"]) < 0.5 * len(camera.stamps_ns)

@@ -1,6 +1,8 @@
 """Problems are counted and told with their cure, and a flood of them makes few log lines."""
 
 import logging
+import math
+import time
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -106,3 +108,27 @@ def test_log_records_of_the_rooms_keep_their_level_and_their_traceback():
     assert [level for level, _ in pen.lines] == ["info", "error"]
     assert pen.lines[0][1] == "loaded nano"
     assert "RuntimeError: broken" in pen.lines[1][1]
+
+
+# seconds between the events before, seconds since the last one, whether they have stopped
+@pytest.mark.parametrize(
+    ("period_s", "since_s", "is_stale"),
+    [(0.03, 0.9, False), (0.03, 1.1, True), (2.0, 7.9, False), (2.0, 8.1, True)],
+)
+def test_events_have_stopped_when_they_stay_away_for_longer_than_usual(
+    monkeypatch, period_s, since_s, is_stale
+):
+    now = [10.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    meter = RateMeter()
+    assert (meter.age_s, meter.is_stale) == (math.inf, False)  # they never came
+    for _ in range(20):
+        now[0] += period_s
+        meter.tick()
+
+    now[0] += since_s
+
+    assert meter.age_s == pytest.approx(since_s)
+    assert meter.is_stale == is_stale
+    meter.tick()
+    assert not meter.is_stale

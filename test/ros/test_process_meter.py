@@ -1,0 +1,46 @@
+"""What the process takes of the machine is what Linux says of it."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from molmo2_ros.ros.process_meter import ProcessMeter
+
+
+def test_memory_threads_and_files_of_this_process_are_seen(tmp_path):
+    meter = ProcessMeter()
+    before = meter.values()
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    taken = np.ones(60_000_000, np.uint8)
+
+    with (tmp_path / "open").open("w"):
+        now = meter.values()
+    release.set()
+    thread.join()
+
+    assert now["memory_mb"] - before["memory_mb"] == pytest.approx(60, abs=15), taken.size
+    assert now["memory_peak_mb"] >= now["memory_mb"] * 0.9
+    assert now["threads"] == before["threads"] + 1
+    assert now["open_files"] == before["open_files"] + 1
+
+
+def test_cores_are_those_since_the_last_look():
+    meter = ProcessMeter()
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+
+    busy = meter.values()["cores"]
+    time.sleep(0.2)
+    assert busy > 3 * meter.values()["cores"]
+
+
+def test_a_system_without_proc_tells_what_it_can(tmp_path):
+    values = ProcessMeter(proc=tmp_path / "missing").values()
+
+    assert values["memory_peak_mb"] > 10
+    assert {"memory_mb", "threads", "open_files"}.isdisjoint(values)
