@@ -16,6 +16,7 @@ from molmo2_ros.cli import (
     engine,
     export,
     quantize,
+    top,
     train,
     verify,
     web,
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_parser(commands)
     doctor.add_parser(commands)
     data.add_parser(commands)
+    top.add_parser(commands)
     train.add_parser(commands)
     web.add_parser(commands)
     return parser
