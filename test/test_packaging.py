@@ -55,6 +55,7 @@ NO_ROSDEP_KEY = {"rosbags", "tokenizers"}  # README.md tells to install it with 
 # CONTRIBUTING.md tells to install these with pip.
 NO_ROBOT_NEEDS = {
     "axe_playwright_python",
+    "cyclonedds",
     "fastapi",
     "huggingface_hub",
     "importlinter",
