@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.camera.jpeg import jpeg_size
 from molmo2_ros.errors import ImageError
 
 Pixels = npt.NDArray[Any]
+MAX_PIXELS = 2**26  # of a compressed image: 8192 x 8192, three times the largest cameras
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,8 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
         uint8 [H, W, 3] RGB, as stored: an EXIF rotation is not applied.
 
     Raises:
-        ImageError: the bytes are no image, or the format is a depth or a video stream.
+        ImageError: the bytes are no image, more than MAX_PIXELS, or the format is a depth or a
+            video stream.
     """
     kind = image_format.lower()
     if "compresseddepth" in kind:
@@ -190,6 +193,12 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
             "image's topic, and to the raw depth topic for depth"
         )
     encoded = np.frombuffer(data, np.uint8)
+    num_pixels = _pixels_claimed(encoded)
+    if num_pixels > MAX_PIXELS:
+        raise ImageError(
+            f"compressed image claims {num_pixels / 1e6:.0f} megapixels, expected at most "
+            f"{MAX_PIXELS / 1e6:.0f}: a few bytes may claim gigabytes; let the camera shrink it"
+        )
     decoded = read_encoded(encoded, cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise ImageError(
@@ -236,6 +245,18 @@ def read_encoded(encoded: npt.NDArray[np.uint8], flags: int) -> Pixels | None:
         return None if _is_cut(encoded.tobytes()) else cv2.imdecode(encoded, flags)
     except cv2.error:  # a header that claims more than 2 ** 30 pixels
         return None
+
+
+def _pixels_claimed(encoded: npt.NDArray[np.uint8]) -> int:
+    """Pixels by the header of a PNG or JPEG, 0 of other kinds, which OpenCV bounds at 2 ** 30.
+
+    Source: PNG, section 11.2.1: width and height are the first eight bytes of the first chunk.
+    """
+    head = encoded[:65536].tobytes()
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big")
+    width, height = jpeg_size(head) or (0, 0)
+    return width * height
 
 
 def _is_cut(encoded: bytes) -> bool:

@@ -297,16 +297,26 @@ def test_undecodable_compressed_image_is_refused(data, image_format, words):
         decode_compressed(data, image_format)
 
 
-def test_picture_that_claims_a_monstrous_size_is_refused():
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+@pytest.mark.parametrize("side", [8193, 20_000, 100_000])
+def test_picture_that_claims_a_monstrous_size_is_refused(side):
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
     monster = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
 
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with pytest.raises(ImageError, match=f"claims {side**2 / 1e6:.0f} megapixels, .* at most 67"):
         decode_compressed(monster, "png")
+
+
+def test_jpeg_that_claims_a_monstrous_size_is_refused():
+    small = cv2.imencode(".jpg", random_image(16, 16))[1].tobytes()
+    monster = small.replace(b"\x00\x10\x00\x10\x03", b"\xff\xff\xff\xff\x03", 1)
+    assert monster != small
+
+    with pytest.raises(ImageError, match="claims 4295 megapixels"):
+        decode_compressed(monster, "jpeg")
 
 
 @pytest.mark.parametrize("progressive", [0, 1])
