@@ -511,7 +511,8 @@ def _read(as_number: Callable[[str], Number], text: str, option: str, expected: 
 
 def _name_from(words: str) -> str:
     thing = _ARTICLE.sub("", words, count=1).lower()
-    return re.sub(r"[^a-z0-9]+", "_", thing)[:32].strip("_")
+    name = re.sub(r"[^a-z0-9]+", "_", thing)[:32].strip("_")
+    return "" if name == "all" else name  # a command's word for every query
 
 
 def _with_article(words: str) -> str:
