@@ -7,8 +7,8 @@ real nodes, with the embedded engine, get them by their own callbacks, one at a 
 can be judged: taken, or refused and then counted. A share of each kind goes to nodes in processes
 of their own over DDS, a tenth of that as CDR with bytes altered; these must still work afterwards.
 A crash is an exception that leaves a callback or ends a worker's turn as a bug; a hang is a message
-that takes more than five seconds, or a node that does not end. Memory is this process's, at the end
-of each node's messages against a fifth of them.
+that takes more than five seconds, or a node that does not end. Memory is this process's: of three
+rounds of a node's messages, after the third against after the second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import faulthandler
 import itertools
 import logging
-import os
 import random
 import struct
 import subprocess
@@ -156,15 +155,19 @@ class FuzzedGrounding(Fuzzed):
             is_taken = self.num_counted == before
         return is_taken, self.num_counted > before
 
-    def _see(self, message: Any) -> bool:
-        """Put an image where the callback does; True once the worker has made a frame of it."""
+    def _see(self, message: Any, *, is_true: bool = False) -> bool:
+        """Put an image where the callback does; True once the worker has made a frame of it.
+
+        What is wrong with the depth of a true one is counted before its frame, which is awaited.
+        """
         carrying = self.node._carrying
         kept = carrying._clip._frames
         if kept and images.stamp_ns_of(message) == kept[-1].stamp_ns:
             message.header.stamp.nanosec ^= 1  # a repeated stamp is left out, and told nowhere
 
         def progress() -> int:
-            return int(carrying.frame_rate.count + self.num_counted + len(self.bugs.found))
+            num_refused = 0 if is_true else self.num_counted
+            return int(carrying.frame_rate.count + num_refused + len(self.bugs.found))
 
         num_frames, before = carrying.frame_rate.count, progress()
         carrying.mailbox.put(message)
@@ -176,7 +179,7 @@ class FuzzedGrounding(Fuzzed):
     def _see_the_table(self, depth: Image) -> bool:
         self.node._carrying._frames.on_depth(depth)
         self._picture.header.stamp = depth.header.stamp
-        return self._see(self._picture)
+        return self._see(self._picture, is_true=True)
 
     def _measure(self, kind: str, message: Any) -> tuple[bool, bool]:
         """Depth and optics are judged with the next image; what they lack is tallied with it."""
@@ -267,10 +270,10 @@ def drawn(kind: str, count: int, seed: int) -> Iterator[bytes]:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
 
 
-def resident_mb() -> float:
-    """Memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def memory_mb(which: str) -> float:
+    """Memory of this process: VmRSS for now, VmHWM for the most that it ever had."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split(f"{which}:")[1].split()[0]) * 1024 / 1e6
 
 
 def fuzz_callbacks(
@@ -413,17 +416,15 @@ def main() -> int:
         rows.append(fuzz_over_dds(over_dds, wanted.seed, Path(name), told))
         for node_class in (FuzzedGrounding, FuzzedRecorder, FuzzedPage):
             fuzzed = node_class(executor, bugs, Path(name) / "bags")
-            counted_here = [(kind, counts[kind] - over_dds[kind]) for kind in node_class.kinds]
-            # A fifth first: what grows once, grows there.
-            for kind, count in counted_here:
-                rows.append(
-                    fuzz_callbacks(kind, drawn(kind, count // 5, wanted.seed + 2), fuzzed, told)
-                )
-            before_mb = resident_mb()
-            for kind, count in counted_here:
-                more = drawn(kind, count - count // 5, wanted.seed + 3)
-                rows.append(fuzz_callbacks(kind, more, fuzzed, told))
-            growths.append(resident_mb() / before_mb - 1.0)
+            counted_here = [(kind, counts[kind] - over_dds[kind] + 2) for kind in node_class.kinds]
+            sizes_mb = []
+            # Three rounds of all kinds: what is filled once and bounded has its size by the second.
+            for number in range(3):
+                for kind, count in counted_here:
+                    messages = drawn(kind, count // 3, wanted.seed + 2 + number)
+                    rows.append(fuzz_callbacks(kind, messages, fuzzed, told))
+                sizes_mb.append(memory_mb("VmRSS"))
+            growths.append(sizes_mb[2] / sizes_mb[1] - 1.0)
             faulthandler.dump_traceback_later(8.0)
             fuzzed.close()
             faulthandler.cancel_dump_traceback_later()
@@ -431,6 +432,8 @@ def main() -> int:
     names = ("messages", "crashes", "hangs", "refused", "refused_counted")
     figures = {name: sum(row[name] for row in rows) for name in names}
     figures["memory_growth"] = round(max(growths), 4)
+    figures["memory_mb"] = round(memory_mb("VmRSS"))
+    figures["peak_memory_mb"] = round(memory_mb("VmHWM"))
     publish(
         "fuzz",
         rows,

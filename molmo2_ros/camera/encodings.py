@@ -8,6 +8,7 @@ Beyond cv_bridge: the newer names uyvy and yuyv, nv12 and nv21.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -173,7 +174,7 @@ def decode_depth(
 
 
 def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8]:
-    """Decode the data of a sensor_msgs/CompressedImage (JPEG, PNG and what else OpenCV reads).
+    """Decode the data of a sensor_msgs/CompressedImage: JPEG, PNG or WebP.
 
     Args:
         data: anything with the buffer interface.
@@ -193,18 +194,18 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
             "image's topic, and to the raw depth topic for depth"
         )
     encoded = np.frombuffer(data, np.uint8)
-    num_pixels = _pixels_claimed(encoded)
-    if num_pixels > MAX_PIXELS:
+    num_pixels = _pixels_claimed(encoded[:65536].tobytes())
+    if num_pixels is not None and num_pixels > MAX_PIXELS:
         raise ImageError(
             f"compressed image claims {num_pixels / 1e6:.0f} megapixels, expected at most "
             f"{MAX_PIXELS / 1e6:.0f}: a few bytes may claim gigabytes; let the camera shrink it"
         )
-    decoded = read_encoded(encoded, cv2.IMREAD_UNCHANGED)
+    decoded = None if num_pixels is None else read_encoded(encoded, cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise ImageError(
             f"{encoded.size} bytes in compressed image format {image_format!r} cannot be decoded; "
-            "expected one whole JPEG or PNG per message: for h264 and other streams republish the "
-            "topic as raw (image_transport republish)"
+            "expected one whole JPEG or PNG per message (or WebP): for h264 and other streams "
+            "republish the topic as raw (image_transport republish)"
         )
     pixels = _to_uint8(decoded) if decoded.dtype == np.uint16 else decoded
     if pixels.dtype != np.uint8:
@@ -247,16 +248,34 @@ def read_encoded(encoded: npt.NDArray[np.uint8], flags: int) -> Pixels | None:
         return None
 
 
-def _pixels_claimed(encoded: npt.NDArray[np.uint8]) -> int:
-    """Pixels by the header of a PNG or JPEG, 0 of other kinds, which OpenCV bounds at 2 ** 30.
+def _pixels_claimed(head: bytes) -> int | None:
+    """Pixels by the header of a PNG, WebP or JPEG; None of all else.
 
-    Source: PNG, section 11.2.1: width and height are the first eight bytes of the first chunk.
+    Of what else OpenCV reads a few bytes may claim gigabytes, and no camera sends it.
+
+    Source: PNG, section 11.2.1 (the first chunk); RFC 9649, sections 2.5 to 2.7.
     """
-    head = encoded[:65536].tobytes()
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big")
-    width, height = jpeg_size(head) or (0, 0)
-    return width * height
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return _pixels_of_webp(head)
+    size = jpeg_size(head)
+    return None if size is None else size[0] * size[1]
+
+
+def _pixels_of_webp(head: bytes) -> int | None:
+    kind = head[12:16]
+    if kind == b"VP8X":  # extended: three bytes each, less one
+        return (int.from_bytes(head[24:27], "little") + 1) * (
+            int.from_bytes(head[27:30], "little") + 1
+        )
+    if kind == b"VP8L":  # lossless: 14 bits each, less one
+        bits = int.from_bytes(head[21:25], "little")
+        return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8 ":  # lossy: 14 bits in two bytes each
+        sides = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+        return math.prod(sides)
+    return None
 
 
 def _is_cut(encoded: bytes) -> bool:

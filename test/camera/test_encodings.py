@@ -310,6 +310,30 @@ def test_picture_that_claims_a_monstrous_size_is_refused(side):
         decode_compressed(monster, "png")
 
 
+@pytest.mark.parametrize("quality", [80, 101], ids=["lossy", "lossless"])
+@pytest.mark.parametrize(("width", "height"), [(16, 8), (9000, 8000)])
+def test_webp_is_read_up_to_a_bearable_size(width, height, quality):
+    plain = np.full((height, width, 3), 90, np.uint8)
+    data = cv2.imencode(".webp", plain, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    if width == 16:
+        assert np.abs(decode_compressed(data, "webp").astype(int) - 90).max() <= 2
+    else:
+        with pytest.raises(ImageError, match="claims 72 megapixels"):
+            decode_compressed(data, "webp")
+
+
+def test_extended_webp_tells_its_canvas():
+    data = b"RIFF\x00\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00" + bytes(4) + b"\xff\x3f\x00" * 2
+    with pytest.raises(ImageError, match="claims 268 megapixels"):
+        decode_compressed(data, "webp")
+
+
+@pytest.mark.parametrize("kind", [".bmp", ".tiff", ".ppm"])
+def test_files_that_no_camera_sends_are_not_decoded(kind):
+    with pytest.raises(ImageError, match=r"expected one whole JPEG or PNG per message \(or WebP\)"):
+        decode_compressed(encoded(random_image(8, 8), kind), kind)
+
+
 def test_jpeg_that_claims_a_monstrous_size_is_refused():
     small = cv2.imencode(".jpg", random_image(16, 16))[1].tobytes()
     monster = small.replace(b"\x00\x10\x00\x10\x03", b"\xff\xff\xff\xff\x03", 1)
