@@ -64,8 +64,7 @@ test-jazzy: $(JAZZY_READY)  ## the suite on Python 3.10, ROS 2 Jazzy and NumPy 1
 
 matrix: $(TEST_READY)  ## other corners: ROS, Python, NumPy; CORNERS= PART=nodes|rooms|whole choose
 	$(call within,$(VENV)) python test/matrix.py $(or $(CORNERS),all) --part $(or $(PART),rooms) \
-		$(if $(findstring jazzy,$(or $(CORNERS),kilted)),--other $(VENV)/bin/python) \
-		$(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
+		--other $(VENV)/bin/python $(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
 
 lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
 	$(call within,$(VENV)) python -m pytest -q test/test_lint.py test/test_architecture.py

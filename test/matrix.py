@@ -7,8 +7,8 @@
     python test/matrix.py jazzy-3.10-numpy1 --other .venv/bin/python -- -k lifecycle
 
 Each corner has an environment of its own, .venv-CORNER, made once from requirements/ and anew when
-they change. With --other, a Python with another distribution of ROS 2, nodes of both talk to each
-other (test/nodes/two_distributions.py). The interpreter that runs this needs pip 22.3 or later.
+they change. With --other, a Python with ROS 2, its nodes talk to those of corners with the other
+distribution (test/nodes/two_distributions.py). Whatever runs this needs pip 22.3 or later.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
 DISTRIBUTIONS = {"kilted": "constraints.txt", "jazzy": "constraints-jazzy.txt"}
+RCLPY = {"kilted": "ros-rclpy 9.", "jazzy": "ros-rclpy 7."}
 PYTHONS = ("3.10", "3.11", "3.12")
 INFERENCE = {"numpy1": "numpy1.txt", "numpy2": "inference.txt"}
 CORNERS = ["-".join(corner) for corner in itertools.product(DISTRIBUTIONS, PYTHONS, INFERENCE)]
@@ -177,7 +178,7 @@ def run_corner(corner: str, part: str, other: Path | None, pytest_arguments: lis
     made = time.monotonic()
     environment = environment_of(python)
     tests = list(PARTS[part])
-    if other is not None:
+    if other is not None and not versions_of(other).count(RCLPY[corner.split("-")[0]]):
         environment["MOLMO2_ROS_OTHER_PYTHON"] = str(other.absolute())
         tests.append(TALK)
     report = python.parent.parent / "report.xml"
@@ -206,7 +207,8 @@ def main() -> int:
         "corners", nargs="*", metavar="CORNER", help=f"all, or of {', '.join(CORNERS)}"
     )
     parser.add_argument("--part", choices=PARTS, default="rooms")
-    parser.add_argument("--other", type=Path, help="a Python with another distribution, to talk to")
+    parser.add_argument("--other", type=Path, help="a Python whose nodes are talked to")
+    parser.add_argument("--prepare", action="store_true", help="make the environments alone")
     parser.add_argument("--json", action="store_true", help="the outcomes as one JSON object, last")
     before, _, after = "\0".join(sys.argv[1:]).partition("\0--\0")
     arguments = parser.parse_args(before.split("\0") if before else [])
@@ -217,6 +219,10 @@ def main() -> int:
     unknown = [corner for corner in corners if corner not in CORNERS]
     if unknown:
         parser.error(f"unknown corner {unknown[0]!r}; expected all, or of {', '.join(CORNERS)}")
+    if arguments.prepare:
+        for corner in corners:
+            make_environment(corner, arguments.part)
+        return 0
     pytest_arguments = after.split("\0") if after else []
     outcomes = [
         run_corner(corner, arguments.part, arguments.other, pytest_arguments) for corner in corners

@@ -21,7 +21,7 @@ from molmo2_ros.camera.jpeg import jpeg_size
 from molmo2_ros.errors import ImageError
 
 Pixels = npt.NDArray[Any]
-MAX_PIXELS = 2**26  # of a compressed image: 8192 x 8192, three times the largest cameras
+MAX_PIXELS = 7680 * 4320  # of a compressed image: 8K, 33 megapixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,8 @@ def parse_query(text: str, default_name: str = "") -> Query:
     """
     _check_text(text)
     name, rest = _split_name(text.strip())
+    if name:
+        check_name(name)
     kind_name, options, words = _split_kind(rest)
     kind, words, answer_fps = _kind_and_words(kind_name, words)
     return Query(

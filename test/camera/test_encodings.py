@@ -297,7 +297,7 @@ def test_undecodable_compressed_image_is_refused(data, image_format, words):
         decode_compressed(data, image_format)
 
 
-@pytest.mark.parametrize("side", [8193, 20_000, 100_000])
+@pytest.mark.parametrize("side", [5761, 20_000, 100_000])
 def test_picture_that_claims_a_monstrous_size_is_refused(side):
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
@@ -306,7 +306,7 @@ def test_picture_that_claims_a_monstrous_size_is_refused(side):
         for kind, body in chunks
     )
 
-    with pytest.raises(ImageError, match=f"claims {side**2 / 1e6:.0f} megapixels, .* at most 67"):
+    with pytest.raises(ImageError, match=f"claims {side**2 / 1e6:.0f} megapixels, .* at most 33"):
         decode_compressed(monster, "png")
 
 
