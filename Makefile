@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help env demo reach test test-jazzy lint nano retrain-demo bench clean
+.PHONY: help env demo reach test test-jazzy matrix lint nano retrain-demo bench clean
 
 VENV := .venv
 JAZZY := .venv-jazzy
@@ -17,10 +17,11 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/pytho
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt web.txt constraints.txt)
+INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt web.txt top.txt \
+	constraints.txt)
 TEST := $(INFERENCE) $(addprefix requirements/,training.txt test.txt tensorrt-rtx.txt \
 	without_dependencies.txt)
-JAZZY_TEST := $(addprefix requirements/,jazzy.txt simulation.txt web.txt training.txt test.txt \
+JAZZY_TEST := $(addprefix requirements/,jazzy.txt numpy1.txt simulation.txt web.txt top.txt training.txt test.txt \
 	tensorrt-rtx.txt without_dependencies.txt constraints-jazzy.txt)
 stamp = $(1)/.ready-$(2)-$(shell cat setup.py $(3) | sha256sum | cut -c1-12)
 INFERENCE_READY := $(call stamp,$(VENV),inference,$(INFERENCE))
@@ -62,6 +63,10 @@ test: $(TEST_READY)  ## the whole suite; PYTEST_ARGS= is handed on
 test-jazzy: $(JAZZY_READY)  ## the suite on Python 3.10, ROS 2 Jazzy and NumPy 1.26, in .venv-jazzy
 	$(call within,$(JAZZY)) python -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
 
+matrix: $(TEST_READY)  ## other corners: ROS, Python, NumPy; CORNERS= PART=nodes|rooms|whole choose
+	$(call within,$(VENV)) python test/matrix.py $(or $(CORNERS),all) --part $(or $(PART),rooms) \
+		--other $(VENV)/bin/python $(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
+
 lint: $(TEST_READY)  ## style, types, spelling and the rules of the house
 	$(call within,$(VENV)) python -m pytest -q test/test_lint.py test/test_architecture.py
 
@@ -90,7 +95,7 @@ bench: $(TEST_READY)  ## every benchmark but bench_full_size.py, one table each
 		| grep -vE 'full_size|random_checkpoint|retrain'); do python $$file; done
 
 clean:  ## remove the environments and what builds and tests leave behind
-	rm -rf $(VENV) $(JAZZY) build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(VENV)-* build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 
 $(VENV)/bin/python:

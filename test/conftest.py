@@ -20,6 +20,7 @@ SUITE_NEEDS = (
     "axe_playwright_python",
     "codespell_lib",
     "colcon_core",
+    "cyclonedds",
     "fastapi",
     "importlinter",
     "moderngl",

@@ -55,6 +55,7 @@ NO_ROSDEP_KEY = {"rosbags", "tokenizers"}  # README.md tells to install it with 
 # CONTRIBUTING.md tells to install these with pip.
 NO_ROBOT_NEEDS = {
     "axe_playwright_python",
+    "cyclonedds",
     "fastapi",
     "huggingface_hub",
     "importlinter",
@@ -319,7 +320,7 @@ def test_extra_test_brings_all_that_the_suite_imports_and_starts(wheel):
     imported -= ros | BROUGHT_BY_OTHERS | {"benchmarks"}
     pinned = "".join(
         (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
-        for name in ("test", "training", "web", "without_dependencies")
+        for name in ("test", "top", "training", "web", "without_dependencies")
     )
     wanted = {PIP_NAMES.get(name, name) for name in imported} | requirement_names(pinned)
     assert sorted(wanted - brought - WITHOUT_DEPENDENCIES) == []

@@ -40,6 +40,16 @@ def test_a_query_is_paused_and_resumed(standing):
     assert told(standing)[0] == (1, "mug", False, None)
 
 
+def test_no_query_gets_the_name_that_stands_for_all(standing):
+    apply(standing, "point: all")
+    assert [name for _, name, _, _ in told(standing)] == ["mug", "mugs", "point"]
+    with pytest.raises(QueryError, match="query name is 'all', expected a letter .* not `all`"):
+        apply(standing, "all=point: the red mug")
+    for command in ("rate: all 2 hz", "rename: all to every"):
+        with pytest.raises(QueryError, match="no query is named 'all'; what stands: mug, mugs, p"):
+            apply(standing, command)
+
+
 def test_a_query_keeps_its_id_under_another_name_and_rate(standing):
     apply(standing, "rename: mug to cup")
     apply(standing, "rate: cup 2.5 hz")

@@ -17,6 +17,7 @@ from molmo2_ros.errors import ImageError
 _LOG = logging.getLogger(__name__)
 _NS = 1_000_000_000
 
+_MAX_FORESEEN = 2000  # frames; stamps a nanosecond apart would be foreseen by the thousand million
 MAX_FPS = 10.0  # above it two frames print the same stamp, which has one decimal
 
 
@@ -236,7 +237,7 @@ class ClipBuffer:
 
         Returns:
             all of the present clip for no further frame; none where the window has moved on by
-            then.
+            then, or thousands of frames come before.
 
         Example:
             Of frames every 0.1 s, newest at 1.0 s, a clip at 2 fps that is sampled two frames on,
@@ -248,7 +249,7 @@ class ClipBuffer:
         if sampling.max_clip_s is not None:
             window_ns = min(window_ns, round(sampling.max_clip_s * _NS))
         period_ns = round(period_s * _NS)
-        if not frames or num_frames * period_ns > window_ns:
+        if not frames or num_frames * period_ns > window_ns or num_frames > _MAX_FORESEEN:
             return ()  # before many stamps are made up
         held = [frame.stamp_ns for frame in frames]
         stamps = [*held, *(held[-1] + period_ns * more for more in range(1, num_frames + 1))]

@@ -8,6 +8,7 @@ Beyond cv_bridge: the newer names uyvy and yuyv, nv12 and nv21.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.camera.jpeg import jpeg_size
 from molmo2_ros.errors import ImageError
 
 Pixels = npt.NDArray[Any]
+MAX_PIXELS = 7680 * 4320  # of a compressed image: 8K, 33 megapixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,7 @@ def decode_depth(
 
 
 def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8]:
-    """Decode the data of a sensor_msgs/CompressedImage (JPEG, PNG and what else OpenCV reads).
+    """Decode the data of a sensor_msgs/CompressedImage: JPEG, PNG or WebP.
 
     Args:
         data: anything with the buffer interface.
@@ -181,7 +184,8 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
         uint8 [H, W, 3] RGB, as stored: an EXIF rotation is not applied.
 
     Raises:
-        ImageError: the bytes are no image, or the format is a depth or a video stream.
+        ImageError: the bytes are no image, more than MAX_PIXELS, or the format is a depth or a
+            video stream.
     """
     kind = image_format.lower()
     if "compresseddepth" in kind:
@@ -190,12 +194,18 @@ def decode_compressed(data: Any, image_format: str = "") -> npt.NDArray[np.uint8
             "image's topic, and to the raw depth topic for depth"
         )
     encoded = np.frombuffer(data, np.uint8)
-    decoded = read_encoded(encoded, cv2.IMREAD_UNCHANGED)
+    num_pixels = _pixels_claimed(encoded[:65536].tobytes())
+    if num_pixels is not None and num_pixels > MAX_PIXELS:
+        raise ImageError(
+            f"compressed image claims {num_pixels / 1e6:.0f} megapixels, expected at most "
+            f"{MAX_PIXELS / 1e6:.0f}: a few bytes may claim gigabytes; let the camera shrink it"
+        )
+    decoded = None if num_pixels is None else read_encoded(encoded, cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise ImageError(
             f"{encoded.size} bytes in compressed image format {image_format!r} cannot be decoded; "
-            "expected one whole JPEG or PNG per message: for h264 and other streams republish the "
-            "topic as raw (image_transport republish)"
+            "expected one whole JPEG or PNG per message (or WebP): for h264 and other streams "
+            "republish the topic as raw (image_transport republish)"
         )
     pixels = _to_uint8(decoded) if decoded.dtype == np.uint16 else decoded
     if pixels.dtype != np.uint8:
@@ -236,6 +246,36 @@ def read_encoded(encoded: npt.NDArray[np.uint8], flags: int) -> Pixels | None:
         return None if _is_cut(encoded.tobytes()) else cv2.imdecode(encoded, flags)
     except cv2.error:  # a header that claims more than 2 ** 30 pixels
         return None
+
+
+def _pixels_claimed(head: bytes) -> int | None:
+    """Pixels by the header of a PNG, WebP or JPEG; None of all else.
+
+    Of what else OpenCV reads a few bytes may claim gigabytes, and no camera sends it.
+
+    Source: PNG, section 11.2.1 (the first chunk); RFC 9649, sections 2.5 to 2.7.
+    """
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big")
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return _pixels_of_webp(head)
+    size = jpeg_size(head)
+    return None if size is None else size[0] * size[1]
+
+
+def _pixels_of_webp(head: bytes) -> int | None:
+    kind = head[12:16]
+    if kind == b"VP8X":  # extended: three bytes each, less one
+        return (int.from_bytes(head[24:27], "little") + 1) * (
+            int.from_bytes(head[27:30], "little") + 1
+        )
+    if kind == b"VP8L":  # lossless: 14 bits each, less one
+        bits = int.from_bytes(head[21:25], "little")
+        return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8 ":  # lossy: 14 bits in two bytes each
+        sides = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+        return math.prod(sides)
+    return None
 
 
 def _is_cut(encoded: bytes) -> bool:

@@ -230,6 +230,8 @@ def parse_query(text: str, default_name: str = "") -> Query:
     """
     _check_text(text)
     name, rest = _split_name(text.strip())
+    if name:
+        check_name(name)
     kind_name, options, words = _split_kind(rest)
     kind, words, answer_fps = _kind_and_words(kind_name, words)
     return Query(
@@ -511,7 +513,8 @@ def _read(as_number: Callable[[str], Number], text: str, option: str, expected: 
 
 def _name_from(words: str) -> str:
     thing = _ARTICLE.sub("", words, count=1).lower()
-    return re.sub(r"[^a-z0-9]+", "_", thing)[:32].strip("_")
+    name = re.sub(r"[^a-z0-9]+", "_", thing)[:32].strip("_")
+    return "" if name == "all" else name  # a command's word for every query
 
 
 def _with_article(words: str) -> str:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sensor_msgs.msg import PointCloud2, PointField
 
 from molmo2_ros.camera.stamp import NS_PER_S
+from molmo2_ros.errors import DataError
 from molmo2_ros.ros.images import byte_array, header
 from molmo2_ros.tracking.target import Target
 
@@ -51,10 +52,20 @@ def tracks_cloud(targets: Sequence[Target], stamp_ns: int, frame_id: str) -> Poi
 
 
 def rows_of(cloud: PointCloud2) -> npt.NDArray[Any]:
-    """The rows of a ~/points or ~/tracks message as a structured array with its field names."""
+    """The rows of a ~/points or ~/tracks message as a structured array with its field names.
+
+    Raises:
+        DataError: the message has fewer bytes than its rows need.
+    """
     has_t = any(field.name == "t" for field in cloud.fields)
     dtype = TRACKS_DTYPE if has_t else POINTS_DTYPE
-    return np.frombuffer(cloud.data, dtype, count=cloud.width * cloud.height)
+    num_rows = cloud.width * cloud.height
+    if len(cloud.data) < num_rows * dtype.itemsize:
+        raise DataError(
+            f"a cloud of {num_rows} rows has {len(cloud.data)} bytes, expected at least "
+            f"{num_rows * dtype.itemsize}; subscribe to ~/points or ~/tracks of a grounding node"
+        )
+    return np.frombuffer(cloud.data, dtype, count=num_rows)
 
 
 def _fill(row: Any, target: Target) -> None:

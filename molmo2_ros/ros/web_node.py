@@ -16,6 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
 
 from molmo2_ros.camera.encodings import encode_jpeg
+from molmo2_ros.camera.jpeg import jpeg_size
 from molmo2_ros.corrections import PictureName, Review, keep_json
 from molmo2_ros.errors import DataError, ImageError, QueryError
 from molmo2_ros.ros import images, qos
@@ -25,7 +26,6 @@ from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import WebParameters
 from molmo2_ros.ros.process import run_node
 from molmo2_ros.web.hub import Hub
-from molmo2_ros.web.jpeg import jpeg_size
 from molmo2_ros.web.pairing import Paired, Pairing
 from molmo2_ros.web.scene import Mark, Scene
 from molmo2_ros.web.server import Address, WebServer
@@ -130,7 +130,11 @@ class WebNode(Node):
         self._pairing.picture(camera, frame_id, stamp_ns, message, time.time())
 
     def _on_points(self, node: str, message: PointCloud2) -> None:
-        marks = [_mark(node, row) for row in rows_of(message)]
+        try:
+            marks = [_mark(node, row) for row in rows_of(message)]
+        except DataError as error:
+            self._problems.report("points", error)
+            return
         stamp_ns = images.stamp_ns_of(message)
         self._pairing.points(node, message.header.frame_id, stamp_ns, marks)
 
@@ -169,7 +173,7 @@ class WebNode(Node):
             if not isinstance(told, dict):
                 raise TypeError(f"{type(told).__name__} is no object")
             tell(node, told)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             self._problems.report(
                 "answer", DataError(f"{node} tells {message.data[:60]!r}, no JSON object: {error}")
             )
@@ -177,7 +181,7 @@ class WebNode(Node):
     def _on_recorded(self, message: String) -> None:
         try:
             review_id = json.loads(message.data).get("review_id", "")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return  # not from our recorder
         if review_id:
             self.hub.tell_recorded(str(review_id))

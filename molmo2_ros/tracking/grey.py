@@ -90,7 +90,7 @@ def _colours(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     rows, columns = max(1, image.shape[0] // side), max(1, image.shape[1] // side)
     part = image[: rows * side, : columns * side]
     if side % 2 == 0:  # halving first takes half the time and differs by a level at most
-        half = (part.shape[1] // 2, part.shape[0] // 2)
+        half = (max(1, part.shape[1] // 2), max(1, part.shape[0] // 2))
         part = np.asarray(cv2.resize(part, half, interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
 

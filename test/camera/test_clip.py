@@ -273,6 +273,10 @@ def test_frames_that_a_later_clip_reads_are_foreseen(num, sampling, num_frames, 
     assert foreseen(every(0.1, num), sampling, num_frames) == expected
 
 
+def test_stamps_a_nanosecond_apart_are_not_foreseen_by_the_million():
+    assert foreseen(every(0.1, 16), Sampling(), 1_000_000_000, period_s=1e-9) == []
+
+
 @given(
     period_ns=st.integers(20_000_000, 400_000_000),
     start_ns=st.integers(0, 2 * 10**18),

@@ -297,16 +297,50 @@ def test_undecodable_compressed_image_is_refused(data, image_format, words):
         decode_compressed(data, image_format)
 
 
-def test_picture_that_claims_a_monstrous_size_is_refused():
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+@pytest.mark.parametrize("side", [5761, 20_000, 100_000])
+def test_picture_that_claims_a_monstrous_size_is_refused(side):
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
     monster = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
 
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with pytest.raises(ImageError, match=f"claims {side**2 / 1e6:.0f} megapixels, .* at most 33"):
         decode_compressed(monster, "png")
+
+
+@pytest.mark.parametrize("quality", [80, 101], ids=["lossy", "lossless"])
+@pytest.mark.parametrize(("width", "height"), [(16, 8), (9000, 8000)])
+def test_webp_is_read_up_to_a_bearable_size(width, height, quality):
+    plain = np.full((height, width, 3), 90, np.uint8)
+    data = cv2.imencode(".webp", plain, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    if width == 16:
+        assert np.abs(decode_compressed(data, "webp").astype(int) - 90).max() <= 2
+    else:
+        with pytest.raises(ImageError, match="claims 72 megapixels"):
+            decode_compressed(data, "webp")
+
+
+def test_extended_webp_tells_its_canvas():
+    data = b"RIFF\x00\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00" + bytes(4) + b"\xff\x3f\x00" * 2
+    with pytest.raises(ImageError, match="claims 268 megapixels"):
+        decode_compressed(data, "webp")
+
+
+@pytest.mark.parametrize("kind", [".bmp", ".tiff", ".ppm"])
+def test_files_that_no_camera_sends_are_not_decoded(kind):
+    with pytest.raises(ImageError, match=r"expected one whole JPEG or PNG per message \(or WebP\)"):
+        decode_compressed(encoded(random_image(8, 8), kind), kind)
+
+
+def test_jpeg_that_claims_a_monstrous_size_is_refused():
+    small = cv2.imencode(".jpg", random_image(16, 16))[1].tobytes()
+    monster = small.replace(b"\x00\x10\x00\x10\x03", b"\xff\xff\xff\xff\x03", 1)
+    assert monster != small
+
+    with pytest.raises(ImageError, match="claims 4295 megapixels"):
+        decode_compressed(monster, "jpeg")
 
 
 @pytest.mark.parametrize("progressive", [0, 1])

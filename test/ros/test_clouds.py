@@ -4,8 +4,10 @@ import dataclasses
 import math
 
 import numpy as np
+import pytest
 from sensor_msgs.msg import PointField
 
+from molmo2_ros.errors import DataError
 from molmo2_ros.ros.clouds import points_cloud, rows_of, tracks_cloud
 from molmo2_ros.tracking.target import Target
 
@@ -94,3 +96,11 @@ def test_a_tracks_row_tells_its_time_relative_to_the_newest_frame():
 
     assert rows["t"].tolist() == [-1.5, 0.0]
     assert rows.dtype.itemsize == 52
+
+
+def test_a_cloud_that_claims_more_rows_than_it_has_is_refused():
+    cloud = points_cloud([target()], STAMP_NS, "camera")
+    cloud.width = 2**32 - 1
+
+    with pytest.raises(DataError, match="a cloud of 4294967295 rows has 48 bytes, expected at l"):
+        rows_of(cloud)

@@ -69,6 +69,8 @@ def test_points_that_are_no_corrections_are_refused(message, query, error, words
     [
         "", "[]", "{", '{"query": "mug"}', '{"query": "mug", "u": "left", "v": 2}',
         '{"query": 3, "u": 1, "v": 2}', '{"query": "mug", "u": 1, "v": 2, "z": 0}',
+        "[" * 100_000, '{"query": "mug", "u": %s, "v": 2}' % ("9" * 400),
+        '{"query": "\\ud800", "visible": false}',
         '{"query": "mug", "visible": "no"}', '{"query": "mug", "u": 1, "v": 2, "stamp": 3}',
     ],
 )  # fmt: skip
@@ -123,7 +125,18 @@ def test_reviews_that_are_none_are_refused(changed, error, words):
         review(**changed)
 
 
-@given(st.text() | st.sampled_from(['{"keep": {}}', '{"points": [{}]}', '{"points": 3}', "[1]"]))
+HALF_A_PAIR = (
+    '{"id": "1", "query": "\\udc00", "stamp": {"sec": 1, "nanosec": 0}, "frame_id": "camera", '
+    '"source": "web", "points": [{"u": 1, "v": 2}]}'
+)
+
+
+@given(
+    st.text()
+    | st.sampled_from(
+        ['{"keep": {}}', "[" * 100_000, HALF_A_PAIR, '{"points": [{}]}', '{"points": 3}', "[1]"]
+    )
+)
 def test_any_text_is_a_review_or_refused(text):
     with pytest.raises((DataError, QueryError), match="cannot be read|without words"):
         review_from_json(text)

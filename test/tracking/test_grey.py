@@ -24,6 +24,15 @@ def test_wide_images_are_shrunk_by_a_whole_number(width, divisor):
     assert grey.grey.shape == (40 // divisor, width // divisor)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 961), (961, 1), (3, 4000), (2, 2)])
+def test_pictures_of_a_few_rows_or_columns_are_taken(size):
+    height, width = size
+    grey = make_grey(height=height, width=width)
+    assert min(grey.grey.shape) >= 1
+    assert grey.colours.shape[2] == 3
+    assert grey.thumbnail.shape == (24, 32)
+
+
 def test_pixels_of_both_sizes_name_the_same_place():
     image = np.zeros((720, 1280, 3), np.uint8)
     image[400:404, 600:604] = 255  # its middle is (601.5, 401.5)

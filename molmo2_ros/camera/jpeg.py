@@ -1,4 +1,4 @@
-"""The size of a JPEG, from its header: such pictures are sent on as they came."""
+"""The size of a JPEG, from its header: known before it is decoded, or without."""
 
 from __future__ import annotations
 

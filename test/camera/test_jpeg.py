@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molmo2_ros.web.jpeg import jpeg_size
+from molmo2_ros.camera.jpeg import jpeg_size
 
 
 def jpeg(width, height, *options):
