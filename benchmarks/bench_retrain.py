@@ -62,10 +62,10 @@ FOLDER = ROOT / "runs/retrain"  # which the configuration names too
 NAME = "people"  # of the engine in its store
 QUERY = "point: people"
 HELD_OUT = 0.4  # of the recording, at its end
-STILLS, CLIPS = 1200, 120  # rendered scenes that keep the old skills alive
+STILLS, CLIPS = 2000, 200  # rendered scenes that keep the old skills alive
 SCENES_SEED = 0  # of the scenes that are trained on; none is measured on
 VIDEO_FPS = 10
-GIF_WIDTH, GIF_FPS, GIF_S = 384, 5, 8.0
+GIF_WIDTH, GIF_FPS, GIF_S = 320, 5, 6.0
 _DISCOVERY_S = 3.0  # until nodes that have just started hear each other
 Box = tuple[float, float, float, float]
 
@@ -283,7 +283,7 @@ def record(folder: Path) -> None:
 
 def describe(path: Path) -> None:
     """What the retrained model is called and can do: what the nano can, and two more words."""
-    nano = Manifest.read(NANO)
+    nano = Manifest.load(NANO)
     path.write_text(
         json.dumps(
             {
@@ -351,8 +351,8 @@ def _half(frame: Frame, points: Sequence[tuple[float, float]], title: str) -> np
         cv2.circle(picture, centre, 6, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(picture, centre, 4, (230, 30, 90), -1, cv2.LINE_AA)
     text = f"{title}: {len(points)} points"
-    for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(picture, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, thick, 16)
+    cv2.rectangle(picture, (0, 0), (10 * len(text) + 8, 24), (0, 0, 0), -1)
+    cv2.putText(picture, text, (8, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, 16)
     return np.asarray(picture, np.uint8)
 
 

@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bench_confidence, bench_depth, bench_full_size, bench_self_test
+from benchmarks import (
+    bench_confidence,
+    bench_depth,
+    bench_full_size,
+    bench_retrain,
+    bench_self_test,
+)
 from benchmarks.report import publish, share_interval, spread
 from molmo2_ros.engines.quantization import Quantization
 from molmo2_ros.engines.quantize import quantize_engine
@@ -164,3 +170,42 @@ def test_full_size_measures_each_stage_of_an_engine_and_what_a_token_reads(tmp_p
     token_gb = (num_bytes + 2 * 4 * 6 * 2 * 32 * num_past) / 1e9
     assert figures["token_gb"] == pytest.approx(token_gb, abs=5e-4)
     assert 0 < figures["bandwidth_share"] < 1
+
+
+TWO_PEOPLE = bench_retrain.MarkedFrame(
+    frame=480,
+    people=((10, 10, 20, 40), (50, 10, 60, 40)),
+    unclear=((80, 10, 90, 40), (15, 10, 30, 40)),
+)
+
+
+# points in pixels of a picture of 100 x 50; hits, points that count
+@pytest.mark.parametrize(
+    ("points", "hits", "num_points"),
+    [
+        ([], 0, 0),
+        ([(15, 25), (55, 25)], 2, 2),
+        ([(15, 25), (16, 30)], 1, 2),  # both on one person
+        ([(55, 25), (55, 45)], 1, 2),  # the second is below
+        ([(85, 25)], 0, 0),  # on something unclear: neither right nor wrong
+        ([(18, 25)], 1, 1),  # on a person before something unclear
+        ([(15, 25), (35, 25), (55, 25)], 2, 3),
+    ],
+)
+def test_people_are_hit_by_one_point_each(points, hits, num_points):
+    found = bench_retrain.score([(x / 100, y / 50) for x, y in points], TWO_PEOPLE, (100, 50))
+
+    assert (found.hits, found.num_points, found.num_people) == (hits, num_points, 2)
+    assert found.f1 == pytest.approx(2 * hits / (num_points + 2))
+
+
+def test_people_are_marked_on_the_part_that_nothing_was_trained_on():
+    marked = bench_retrain.marked_people()
+
+    assert sum(len(one.people) for one in marked.frames) >= 150
+    first = min(one.frame for one in marked.frames)
+    assert first >= round((1 - bench_retrain.HELD_OUT) * 795)
+    for one in marked.frames:
+        for left, top, right, bottom in (*one.people, *one.unclear):
+            assert 0 <= left < right <= marked.width
+            assert 0 <= top < bottom <= marked.height

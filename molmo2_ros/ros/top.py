@@ -29,7 +29,7 @@ from molmo2_ros.ros.top_watch import Picture, Stage, TopWatch
 _PERIOD_S = 0.5
 _QUIET_S = 3.0  # without /diagnostics: nodes tell each second
 _LEVELS = (("ok", "green"), ("warning", "yellow"), ("error", "red"), ("stale", "magenta"))
-_STAGE_COLUMNS = ("stage", "is", "figures", "says")
+_STAGE_COLUMNS = ("stage", "is", "says")
 _QUERY_COLUMNS = ("query", "kind", "words", "answers/s", "wished", "answered", "late", "missed")
 # What is looked at first, of each stage; of others the first values.
 _FIGURES = {
@@ -53,8 +53,8 @@ def stage_rows(stages: Iterable[Stage]) -> Iterator[tuple[Text, ...]]:
         level, colour = _LEVELS[min(stage.level, len(_LEVELS) - 1)]
         wanted = _FIGURES.get(stage.name.partition(": ")[2], tuple(stage.values)[:_NUM_OTHER])
         figures = [f"{key} {stage.values[key]}" for key in wanted if key in stage.values]
-        says = stage.message if stage.level or stage.message != "ok" else ""
-        yield plain(stage.name), Text(level, colour), plain("  ".join(figures)), plain(says)
+        told = [stage.message, *figures] if stage.level else figures or [stage.message]
+        yield plain(stage.name), Text(level, colour), plain("  ".join(told))
 
 
 def query_rows(picture: Picture) -> Iterator[tuple[Text, ...]]:
@@ -140,7 +140,7 @@ class TopApp(App[None]):
             table.add_rows(rows)
         new = min(num_answers - self._num_shown, len(picture.answers))
         for line in picture.answers[len(picture.answers) - new :]:
-            self.query_one("#answers", RichLog).write(plain(line))
+            self.query_one("#answers", RichLog).write(plain(line), expand=True)
         self._num_shown = num_answers
 
 
