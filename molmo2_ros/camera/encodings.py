@@ -21,6 +21,7 @@ from molmo2_ros.camera.jpeg import jpeg_size
 from molmo2_ros.errors import ImageError
 
 Pixels = npt.NDArray[Any]
+_PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 7680 * 4320  # of a compressed image: 8K, 33 megapixels
 
 
@@ -236,7 +237,8 @@ def stores_rgb(image_format: str) -> bool:
 def read_encoded(encoded: npt.NDArray[np.uint8], flags: int) -> Pixels | None:
     """What OpenCV makes of a picture's bytes; None where it makes nothing of them.
 
-    A JPEG that was cut is nothing: before 4.11 OpenCV fills what is missing and says no word.
+    A JPEG or PNG that was cut is nothing: before 4.11 OpenCV fills what is missing of a JPEG and
+    says no word.
 
     Args:
         encoded: the bytes.
@@ -255,7 +257,7 @@ def _pixels_claimed(head: bytes) -> int | None:
 
     Source: PNG, section 11.2.1 (the first chunk); RFC 9649, sections 2.5 to 2.7.
     """
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if head.startswith(_PNG):
         return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big")
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return _pixels_of_webp(head)
@@ -279,9 +281,27 @@ def _pixels_of_webp(head: bytes) -> int | None:
 
 
 def _is_cut(encoded: bytes) -> bool:
-    """No bytes, or a JPEG whose last scan (0xFFDA) has no end of image (0xFFD9) behind it."""
+    """No bytes, a cut PNG, or a JPEG whose last scan (0xFFDA) has no end (0xFFD9) behind it."""
+    if encoded.startswith(_PNG):
+        return _is_cut_png(encoded)
     is_jpeg = encoded.startswith(b"\xff\xd8")
     return not encoded or (is_jpeg and encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda"))
+
+
+def _is_cut_png(encoded: bytes) -> bool:
+    """Whether a chunk reaches beyond the end, or the last one (IEND) is missing.
+
+    OpenCV makes room for as many bytes as a chunk claims, up to 2 GB, before it looks for them.
+
+    Source: PNG, section 5.3: length, kind, data, and a checksum of four bytes.
+    """
+    at = len(_PNG)
+    while at + 12 <= len(encoded):
+        kind = encoded[at + 4 : at + 8]
+        at += 12 + int.from_bytes(encoded[at : at + 4], "big")
+        if kind == b"IEND":
+            return at > len(encoded)
+    return True
 
 
 def encode_jpeg(

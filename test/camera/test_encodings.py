@@ -343,6 +343,17 @@ def test_jpeg_that_claims_a_monstrous_size_is_refused():
         decode_compressed(monster, "jpeg")
 
 
+def test_png_is_refused_where_it_was_cut_or_a_chunk_claims_gigabytes():
+    whole = encoded(random_image(32, 32), ".png")
+    assert decode_compressed(whole + bytes(9), "png").shape == (32, 32, 3)
+
+    at = whole.index(b"IDAT") - 4
+    claims = whole[:at] + b"\x7f\xff\xff\xf0" + whole[at + 4 :]
+    for data in (claims, *(whole[:length] for length in range(1, len(whole), 101)), whole[:-1]):
+        with pytest.raises(ImageError, match="cannot be decoded"):
+            decode_compressed(data, "png")
+
+
 @pytest.mark.parametrize("progressive", [0, 1])
 def test_cut_jpeg_is_refused_wherever_it_was_cut(progressive):
     flags = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]

@@ -218,7 +218,7 @@ def test_what_the_nano_was_not_taught_is_refused_through_every_door(node_under_t
     node_under_test.listen("grounding/answer", String, qos.result_qos())
     node_under_test.listen("/diagnostics", DiagnosticArray)
     node_under_test.start(
-        GroundingNode, queries=["all=count[clip]: mugs"], diagnostics_period_s=0.1
+        GroundingNode, queries=["whole=count[clip]: mugs"], diagnostics_period_s=0.1
     )
     node_under_test.play(camera, rate_hz=5.0)
 
@@ -254,7 +254,7 @@ def test_a_model_with_the_skills_is_asked_about_clips_and_for_captions(node_unde
     node_under_test.start(
         GroundingNode,
         load=load,
-        queries=["all=point[clip]: the red mug", "now=point: the red mug"],
+        queries=["whole=point[clip]: the red mug", "now=point: the red mug"],
         constrained=True,
     )
     node_under_test.play(camera, rate_hz=5.0)
@@ -270,7 +270,7 @@ def test_a_model_with_the_skills_is_asked_about_clips_and_for_captions(node_unde
 
         return look
 
-    over_clip = json.loads(node_under_test.wait_for("grounding/answer", spans_s("all", 2.0)).data)
+    over_clip = json.loads(node_under_test.wait_for("grounding/answer", spans_s("whole", 2.0)).data)
     assert over_clip["query"]["span"] == "clip"
     assert not over_clip["refused"]
     now = json.loads(node_under_test.wait_for("grounding/answer", spans_s("now", 0.0)).data)

@@ -76,7 +76,3 @@ def test_a_grounding_node_of_the_other_distribution_is_asked_set_and_managed(
     assert node_under_test.transition("grounding", "deactivate")
     assert node_under_test.state("grounding") == "inactive"
     assert node_under_test.transition("grounding", "activate")
-
-    node_under_test.interrupt()
-    code, said = node_under_test.wait_for_exit()
-    assert code == 0, said
