@@ -61,6 +61,7 @@ class Trainer:
         self.source = find_checkpoint(config.model)
         facts = vision_facts(self.source, read_config(self.source))
         writer = TreeWriter(PromptTokenizer(self.source), facts)
+        self._blank = writer.blank()
         reader = ExampleReader(config, writer)
         shares = processes.shares(config.data_shares)
         self.shares = {number: Share(config, reader, number) for number in shares}
@@ -89,7 +90,8 @@ class Trainer:
         divide_by = step_weight(weight, self.processes.device)
         sums = torch.zeros(4, dtype=torch.float64)
         for pack in packs:  # a pack's mask alone may take a gigabyte: one at a time
-            sums += self._train_on(collate(pack).to(self.processes.device), divide_by)
+            sums += self._train_on(self._collated(pack).to(self.processes.device), divide_by)
+        self._fill_gradients()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
         rates = set_rates(self.optimizer, self.config, self.step)
         self.optimizer.step()
@@ -111,6 +113,18 @@ class Trainer:
         for _ in range(self.config.sequences_per_step // self.config.data_shares):
             for share in self.shares.values():
                 yield next(share)
+
+    def _collated(self, pack: Sequence[TokenTree]) -> PackedBatch:
+        """A pack as tensors; processes that share weights run all layers, or others would wait."""
+        if self.processes.world > 1 and not any(tree.num_crops for tree in pack):
+            pack = [*pack, self._blank]
+        return collate(pack)
+
+    def _fill_gradients(self) -> None:
+        """Zeros where no sequence of the step had pictures: the optimiser's averages fall alike."""
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def _train_on(self, batch: PackedBatch, divide_by: float) -> torch.Tensor:
         """Add a sequence's gradients; its cross-entropy, weight, right tokens and tokens."""

@@ -30,10 +30,12 @@ from molmo2_ros.training.data.example import (
     Media,
     Task,
 )
+from molmo2_ros.training.sharding import Processes
 from molmo2_ros.training.train import Trainer, main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "training" / "configs"
+ALONE = Processes(rank=0, world=1, device=torch.device("cpu"))
 SMALL = {
     "model": str(NANO / "checkpoint"),
     "steps": 6,
@@ -76,6 +78,26 @@ def data(tmp_path_factory):
                     )
                 )
     return folder
+
+
+@pytest.fixture
+def words(tmp_path, data):
+    """A mixture with a data set of words alone, and of stills where they have a weight."""
+    with DatasetWriter(tmp_path / "words") as writer:
+        for number in range(12):
+            turns = tuple(
+                Annotation(task=Task.REPLY, question=f"{number} and {i}?", answer=f"{number + i}.")
+                for i in range(2)
+            )
+            writer.add(Example(name=f"talk{number}", annotations=turns, dialogue=True))
+
+    def mixture(stills=0.0):
+        groups = {"words": {"weight": 1.0, "datasets": [{"path": str(tmp_path / "words")}]}}
+        if stills:
+            groups["stills"] = {"weight": stills, "datasets": [{"path": str(data / "stills")}]}
+        return groups
+
+    return mixture
 
 
 @pytest.fixture
@@ -143,6 +165,39 @@ def test_two_processes_have_the_loss_of_one_and_go_on_as_one(tmp_path, config):
     longer = config(steps=22, dropout=0.0, checkpoint_every=10, rates=slow)
     assert main(["--config", str(longer), "--out", str(two)]) == 0  # of two processes by one
     assert len(losses(two)) == 22
+
+
+def test_a_process_without_pictures_keeps_step_with_those_that_have_some(tmp_path, config, words):
+    slow = {part: {"lr": 5e-5, "warmup_steps": 2} for part in ("llm", "vit", "connector")}
+    # Two sequences a step, one a process, of one example each: words and stills meet in a step.
+    path = config(
+        steps=12, dropout=0.0, rates=slow, sequences_per_step=2, pack_buffer=1, mixture=words(1.0)
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["--config", str(path), "--out", str(one)]) == 0
+    subprocess.run(command(path, two, processes=2), check=True, timeout=280)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    after, other = weights(one), weights(two)
+    assert all(torch.allclose(after[name], other[name], atol=2e-4) for name in after)
+    kinds = {tuple(bool(tree.num_crops) for pack in packs for tree in pack) for packs in made(path)}
+    assert kinds == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def made(path):
+    """The sequences of each step of a configuration."""
+    trainer = Trainer(load_config(path), Path("/nowhere"), ALONE)
+    return [list(trainer._packs()) for _ in range(trainer.config.steps)]
+
+
+def test_words_alone_train_the_language_and_leave_the_rest_as_it_is(tmp_path, config, words):
+    out = tmp_path / "out"
+    path = config(mixture=words(), steps=2, dropout=0.0)
+    assert main(["--config", str(path), "--out", str(out)]) == 0
+    start, after = load_file(NANO / "checkpoint" / "model.safetensors"), weights(out)
+    changed = {name for name in start if not torch.equal(start[name], after[name])}
+    assert any("att_proj" in name for name in changed)
+    assert not any("vision_backbone" in name for name in changed)
+    assert any("vision_backbone" in name for name in start)
 
 
 def test_adapters_train_few_weights_and_the_merged_model_is_exported(tmp_path, config):
