@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from molmo2_ros.training.config import TrainConfig, load_config
 from molmo2_ros.training.dropout import ResidualDropout
 from molmo2_ros.training.lora import merged, trained_share, with_adapters
 from molmo2_ros.training.optimizer import make_optimizer, set_rates
-from molmo2_ros.training.pipeline import ExampleReader, Share
+from molmo2_ros.training.pipeline import Ahead, ExampleReader, Share
 from molmo2_ros.training.recipe.attention import use_stock_attention, use_tree_attention
 from molmo2_ros.training.recipe.batch import PackedBatch, collate, forward
 from molmo2_ros.training.recipe.loss import step_weight, weighted_loss
@@ -63,8 +64,13 @@ class Trainer:
         writer = TreeWriter(PromptTokenizer(self.source), facts)
         self._blank = writer.blank()
         reader = ExampleReader(config, writer)
-        shares = processes.shares(config.data_shares)
-        self.shares = {number: Share(config, reader, number) for number in shares}
+        numbers = processes.shares(config.data_shares)
+        threads = ThreadPoolExecutor(config.data_threads) if config.data_threads else None
+        self._threads = threads
+        self.shares: dict[int, Share | Ahead] = {}
+        for number in numbers:
+            share = Share(config, reader, number)
+            self.shares[number] = share if threads is None else Ahead(share, threads)
         stock = Molmo2ForConditionalGeneration.from_pretrained(
             self.source, dtype=torch.float32, use_safetensors=True
         )
@@ -160,6 +166,8 @@ class Trainer:
                     self._tell({"step": self.step, **told, "steps_per_s": rate}, bar)
                 if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                     self.save()
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
         self.write_model()
 
     def _bar(self) -> tqdm[Any]:
