@@ -171,13 +171,14 @@ class Trainer:
         self.write_model()
 
     def _bar(self) -> tqdm[Any]:
-        """Drawn by the first process, where stderr is a terminal."""
+        """Drawn by the first process, where a person watches: nothing of it goes into a file."""
+        is_watched = sys.stdout.isatty() and sys.stderr.isatty()
         return tqdm(
             total=self.config.steps,
             initial=self.step,
             desc="training",
             unit="step",
-            disable=None if self.processes.is_first else True,
+            disable=not (self.processes.is_first and is_watched),
         )
 
     def _tell(self, told: dict[str, float], bar: tqdm[Any]) -> None:
@@ -270,7 +271,14 @@ def train(config_path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
         ConfigError: an unknown key, or a value that does not fit.
         DataError: a data set that is missing, empty or malformed; a folder that cannot be written.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # `| tee` takes stdout: lines go there where only that is no terminal.
+    to_pipe = sys.stderr.isatty() and not sys.stdout.isatty()
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stdout if to_pipe else sys.stderr,
+    )
     config = load_config(config_path, overrides)
     with joined() as processes:
         _write_config(config, out, processes)
@@ -300,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the configuration")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         train(options.config, options.out, options.overrides)
     except (Molmo2Error, OSError) as error:
