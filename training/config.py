@@ -66,6 +66,7 @@ class TrainConfig:
     seed: int = 0
     sequences_per_step: int = 128  # packed sequences, over all processes
     data_shares: int = 8  # streams of examples; a number that the processes divide
+    data_threads: int = 2  # of each process, that make sequences ahead; 0: the step makes its own
     sequence_tokens: int = 16384
     max_crops: int = 128  # views of the vision tower in a sequence
     max_frames: int = 128  # of a clip
@@ -92,6 +93,8 @@ class TrainConfig:
             raise ConfigError(f"rates of {', '.join(sorted(unknown))}, expected {', '.join(PARTS)}")
         if self.precision not in ("bf16", "fp32"):
             raise ConfigError(f"precision is {self.precision!r}, expected bf16 or fp32")
+        if self.data_threads < 0:
+            raise ConfigError(f"data_threads is {self.data_threads}, expected 0 or more")
         if self.steps < 1 or self.data_shares < 1 or self.keep_checkpoints < 1:
             raise ConfigError("steps, data_shares and keep_checkpoints: expected at least 1 each")
         if self.sequences_per_step % self.data_shares:

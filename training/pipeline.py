@@ -2,12 +2,14 @@
 
 The draws are cut into a fixed number of shares, each with a packer of its own, whatever the number
 of processes: a step has the same sequences on one machine and on many, and a run that goes on needs
-of each share how far its draws have come and which examples wait in its packer.
+of each share how far its draws have come and which examples wait in its packer. Threads make
+the next sequences while a step is computed: each follows from its share and number alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,39 @@ class Share:
             for number, dataset, index in state["packer"]["buffer"]
         ]
         self._packer.load_state_dict(state["packer"], [self._reader.tree(d) for d in draws])
+
+
+class Ahead:
+    """A share whose next sequence is made by a thread while this one is trained on.
+
+    Args:
+        share: nobody else may use it.
+        threads: that make sequences, of any number of shares.
+    """
+
+    def __init__(self, share: Share, threads: Executor) -> None:
+        self._share, self._threads = share, threads
+        self._state = share.state_dict()
+        self._made: Future[tuple[list[TokenTree], dict[str, Any]]] | None = None
+
+    def __next__(self) -> list[TokenTree]:
+        """The next sequence; what went wrong when it was made is raised here."""
+        made = self._made or self._threads.submit(self._make)
+        pack, self._state = made.result()
+        self._made = self._threads.submit(self._make)
+        return pack
+
+    def _make(self) -> tuple[list[TokenTree], dict[str, Any]]:
+        return next(self._share), self._share.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the share's when the last sequence was handed out, whatever was made since."""
+        return self._state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; what was made ahead is thrown away."""
+        if self._made is not None:
+            self._made.exception()  # waits: the share is the thread's until then
+            self._made = None
+        self._share.load_state_dict(state)
+        self._state = self._share.state_dict()

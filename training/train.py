@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from molmo2_ros.training.config import TrainConfig, load_config
 from molmo2_ros.training.dropout import ResidualDropout
 from molmo2_ros.training.lora import merged, trained_share, with_adapters
 from molmo2_ros.training.optimizer import make_optimizer, set_rates
-from molmo2_ros.training.pipeline import ExampleReader, Share
+from molmo2_ros.training.pipeline import Ahead, ExampleReader, Share
 from molmo2_ros.training.recipe.attention import use_stock_attention, use_tree_attention
 from molmo2_ros.training.recipe.batch import PackedBatch, collate, forward
 from molmo2_ros.training.recipe.loss import step_weight, weighted_loss
@@ -61,9 +62,15 @@ class Trainer:
         self.source = find_checkpoint(config.model)
         facts = vision_facts(self.source, read_config(self.source))
         writer = TreeWriter(PromptTokenizer(self.source), facts)
+        self._blank = writer.blank()
         reader = ExampleReader(config, writer)
-        shares = processes.shares(config.data_shares)
-        self.shares = {number: Share(config, reader, number) for number in shares}
+        numbers = processes.shares(config.data_shares)
+        threads = ThreadPoolExecutor(config.data_threads) if config.data_threads else None
+        self._threads = threads
+        self.shares: dict[int, Share | Ahead] = {}
+        for number in numbers:
+            share = Share(config, reader, number)
+            self.shares[number] = share if threads is None else Ahead(share, threads)
         stock = Molmo2ForConditionalGeneration.from_pretrained(
             self.source, dtype=torch.float32, use_safetensors=True
         )
@@ -89,7 +96,8 @@ class Trainer:
         divide_by = step_weight(weight, self.processes.device)
         sums = torch.zeros(4, dtype=torch.float64)
         for pack in packs:  # a pack's mask alone may take a gigabyte: one at a time
-            sums += self._train_on(collate(pack).to(self.processes.device), divide_by)
+            sums += self._train_on(self._collated(pack).to(self.processes.device), divide_by)
+        self._fill_gradients()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
         rates = set_rates(self.optimizer, self.config, self.step)
         self.optimizer.step()
@@ -111,6 +119,18 @@ class Trainer:
         for _ in range(self.config.sequences_per_step // self.config.data_shares):
             for share in self.shares.values():
                 yield next(share)
+
+    def _collated(self, pack: Sequence[TokenTree]) -> PackedBatch:
+        """A pack as tensors; processes that share weights run all layers, or others would wait."""
+        if self.processes.world > 1 and not any(tree.num_crops for tree in pack):
+            pack = [*pack, self._blank]
+        return collate(pack)
+
+    def _fill_gradients(self) -> None:
+        """Zeros where no sequence of the step had pictures: the optimiser's averages fall alike."""
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def _train_on(self, batch: PackedBatch, divide_by: float) -> torch.Tensor:
         """Add a sequence's gradients; its cross-entropy, weight, right tokens and tokens."""
@@ -146,16 +166,19 @@ class Trainer:
                     self._tell({"step": self.step, **told, "steps_per_s": rate}, bar)
                 if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                     self.save()
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
         self.write_model()
 
     def _bar(self) -> tqdm[Any]:
-        """Drawn by the first process, where stderr is a terminal."""
+        """Drawn by the first process, where a person watches: nothing of it goes into a file."""
+        is_watched = sys.stdout.isatty() and sys.stderr.isatty()
         return tqdm(
             total=self.config.steps,
             initial=self.step,
             desc="training",
             unit="step",
-            disable=None if self.processes.is_first else True,
+            disable=not (self.processes.is_first and is_watched),
         )
 
     def _tell(self, told: dict[str, float], bar: tqdm[Any]) -> None:
@@ -248,7 +271,14 @@ def train(config_path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
         ConfigError: an unknown key, or a value that does not fit.
         DataError: a data set that is missing, empty or malformed; a folder that cannot be written.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # `| tee` takes stdout: lines go there where only that is no terminal.
+    to_pipe = sys.stderr.isatty() and not sys.stdout.isatty()
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stdout if to_pipe else sys.stderr,
+    )
     config = load_config(config_path, overrides)
     with joined() as processes:
         _write_config(config, out, processes)
@@ -278,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the configuration")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         train(options.config, options.out, options.overrides)
     except (Molmo2Error, OSError) as error:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from molmo2_ros.cli import (
     ask,
@@ -36,6 +37,28 @@ examples:
 """
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A command's own arguments.
+
+    Args:
+        any_order: words may stand before, between and behind the options.
+    """
+
+    def __init__(self, *args: Any, any_order: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._any_order = any_order
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse; the command line hands a command's arguments to it here."""
+        if not self._any_order:
+            return super().parse_known_args(args, namespace)
+        self._any_order = False  # argparse's own way for any order comes back here
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._any_order = True
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All of the command line."""
     parser = argparse.ArgumentParser(
@@ -45,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"molmo2_ros {_version()}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     ask.add_parser(commands)
     build_engine.add_parser(commands)
     quantize.add_parser(commands)

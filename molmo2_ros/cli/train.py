@@ -26,6 +26,7 @@ def add_parser(commands: Any) -> None:
         description="Train a Molmo2, or go on with a training that was stopped.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        any_order=True,
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the training")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")

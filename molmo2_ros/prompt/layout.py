@@ -106,6 +106,11 @@ def images_prefix(
     return _prompt(tokenizer, tokens)
 
 
+def empty_prefix(tokenizer: PromptTokenizer) -> Prompt:
+    """BOS alone, where nothing is shown."""
+    return _prompt(tokenizer, [tokenizer.ids.bos])
+
+
 def question_suffix(tokenizer: PromptTokenizer, text: str) -> Prompt:
     """The user's turn and the head of the answer.
 

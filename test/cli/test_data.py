@@ -66,6 +66,19 @@ def test_a_page_and_a_sheet_show_what_the_model_sees(folder, capsys):
     assert (second[120, 120] != second[10, 10]).any()
 
 
+def test_words_alone_are_converted_and_shown(tmp_path, capsys):
+    source, out = tmp_path / "chats", tmp_path / "out"
+    source.mkdir()
+    said = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    (source / "train.jsonl").write_text(json.dumps({"messages": said}) + "\n")
+    assert main(["data", "convert", "text-chats", str(source), str(out)]) == 0
+    capsys.readouterr()
+    assert main(["data", "view", str(out)]) == 0
+    sheet, page = capsys.readouterr().out.split()
+    assert "0 of them visual, 0 views" in Path(page).read_text(encoding="utf-8")
+    assert (cv2.imread(sheet) == 255).all()
+
+
 def test_what_cannot_be_shown_is_refused(tmp_path, folder, capsys):
     assert main(["data", "view", str(folder), "--num", "0"]) == 2
     assert "0 examples to show, expected at least 1" in capsys.readouterr().err

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from molmo2_ros.cli.main import main
+from molmo2_ros.cli.main import build_parser, main
 from molmo2_ros.runtime.engine import NANO
 from molmo2_ros.training.data.dataset_writer import DatasetWriter
 from molmo2_ros.training.data.example import Annotation, Example, Media, Task
+
+EMPTY = '{"format": 1, "name": "x", "num_examples": 0, "sources": {}}'
 
 
 @pytest.fixture
@@ -45,12 +47,12 @@ def config(tmp_path):
     return path
 
 
-def on_terminal(arguments):
-    """Exit code and what a terminal shows of the command."""
+def on_terminal(arguments, stdout=None):
+    """Exit code and what a terminal shows of the command, whose stdout may go elsewhere."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     command = [sys.executable, "-m", "molmo2_ros.cli.main", *arguments]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+    with subprocess.Popen(command, stdin=theirs, stdout=stdout or theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         try:
@@ -75,6 +77,69 @@ def test_a_terminal_sees_a_bar_and_a_pipe_sees_lines(tmp_path, config):
     assert "\r" not in told.stderr
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").open()] == [1]
     assert (out / "model" / "model.safetensors").exists()
+
+
+def test_lines_go_into_the_pipe_where_stdout_alone_is_one(tmp_path, config):
+    with (tmp_path / "log").open("w+b") as log:
+        code, shown = on_terminal(["train", str(config), "--out", str(tmp_path / "out")], log)
+        log.seek(0)
+        told = log.read().decode()
+    assert code == 0, shown
+    assert "step 1 loss" in told
+    assert "step 2 loss" in told
+    assert "| 2/2 [" not in shown
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "{c} steps=1 --out {o}",
+        "{c} --out {o} steps=1",
+        "--out {o} {c} steps=1",
+        "--out={o} {c} steps=1",
+        "{c} log_every=1 --out {o} steps=1",
+    ],
+)
+def test_overrides_stand_where_they_like(tmp_path, config, order):
+    out = tmp_path / "out"
+    arguments = ["train", *order.format(c=config, o=out).split()]
+    options = build_parser().parse_args(arguments)
+    assert (options.config, options.out) == (config, out)
+    assert options.overrides[-1] == "steps=1"
+    assert len(options.overrides) == order.count("=1")
+
+
+def test_an_override_behind_the_options_holds(tmp_path, config):
+    out = tmp_path / "out"
+    assert main(["train", str(config), "--out", str(out), "steps=1"]) == 0
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").open()] == [1]
+
+
+def test_an_unknown_option_is_refused(tmp_path, config, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", str(config), "--out", str(tmp_path / "out"), "--step", "1"])
+    assert "--step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no dataset.json in {data}, expected a data set"),
+        ({"dataset.json": EMPTY}, "{data} has no example, expected at least one"),
+        ({"dataset.json": EMPTY.replace(": 0", ": 1")}, "{data} has 0 rows, dataset.json says 1"),
+    ],
+    ids=["nothing", "no example", "rows lost"],
+)
+def test_an_empty_folder_of_data_is_one_clear_line(tmp_path, config, capsys, files, message):
+    data = tmp_path / "nothing"
+    data.mkdir()
+    for name, text in files.items():
+        (data / name).write_text(text)
+    override = f"mixture.x.datasets=[{{path: {data}}}]"
+    assert main(["train", str(config), "--out", str(tmp_path / "out"), override]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("molmo2 train: error: ")
+    assert message.format(data=data) in error
 
 
 @pytest.mark.parametrize(

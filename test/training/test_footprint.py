@@ -5,7 +5,8 @@ import pytest
 
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.training.config import load_config
-from molmo2_ros.training.footprint import SIZES, STAGES, adapter_weights, footprint, main
+from molmo2_ros.training.footprint import GPUS, SIZES, STAGES, adapter_weights, footprint, main
+from molmo2_ros.training.sharding import Processes
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
@@ -42,6 +43,20 @@ def test_stages_are_those_of_the_configurations(name):
         config.sequences_per_step,
         config.lora is not None,
     )
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_numbers_of_gpus_that_are_told_can_deal_the_data_out(name):
+    config, work = load_config(CONFIGS / f"{name}.yaml"), STAGES[name]
+    told = [gpus for gpus in (*GPUS, 128) if gpus <= work.sequences]
+    for gpus in told:
+        shares = [
+            number
+            for rank in range(gpus)
+            for number in Processes(rank=rank, world=gpus, device=None).shares(config.data_shares)
+        ]
+        assert sorted(shares) == list(range(config.data_shares))
+    assert len(told) == (2 if work.has_adapters else 4)
 
 
 def test_time_falls_with_the_gpus_and_is_near_the_paper_s():

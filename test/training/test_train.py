@@ -30,10 +30,12 @@ from molmo2_ros.training.data.example import (
     Media,
     Task,
 )
+from molmo2_ros.training.sharding import Processes
 from molmo2_ros.training.train import Trainer, main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "training" / "configs"
+ALONE = Processes(rank=0, world=1, device=torch.device("cpu"))
 SMALL = {
     "model": str(NANO / "checkpoint"),
     "steps": 6,
@@ -76,6 +78,26 @@ def data(tmp_path_factory):
                     )
                 )
     return folder
+
+
+@pytest.fixture
+def words(tmp_path, data):
+    """A mixture with a data set of words alone, and of stills where they have a weight."""
+    with DatasetWriter(tmp_path / "words") as writer:
+        for number in range(12):
+            turns = tuple(
+                Annotation(task=Task.REPLY, question=f"{number} and {i}?", answer=f"{number + i}.")
+                for i in range(2)
+            )
+            writer.add(Example(name=f"talk{number}", annotations=turns, dialogue=True))
+
+    def mixture(stills=0.0):
+        groups = {"words": {"weight": 1.0, "datasets": [{"path": str(tmp_path / "words")}]}}
+        if stills:
+            groups["stills"] = {"weight": stills, "datasets": [{"path": str(data / "stills")}]}
+        return groups
+
+    return mixture
 
 
 @pytest.fixture
@@ -130,6 +152,46 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_by_bit(tmp_path, config):
     assert any(not torch.equal(one[name], start[name]) for name in start)
 
 
+def test_sequences_made_ahead_are_those_that_a_step_makes_itself(tmp_path, config):
+    outs = {threads: tmp_path / str(threads) for threads in (0, 3)}
+    for threads, out in outs.items():
+        for steps in (3, 6):  # stops once between checkpoints' packers, and goes on
+            path = config(steps=steps, checkpoint_every=3, data_threads=threads, dropout=0.1)
+            assert main(["--config", str(path), "--out", str(out)]) == 0
+    one, other = (weights(out) for out in outs.values())
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    states = [
+        json.loads((out / "step-000006" / "progress.json").read_text()) for out in outs.values()
+    ]
+    assert states[0] == states[1]
+
+
+def test_a_state_is_that_of_the_last_sequence_handed_out(config):
+    path = config(data_threads=1)
+    trainer = Trainer(load_config(path), Path("/nowhere"), ALONE)
+    share = trainer.shares[0]
+    states, packs = [share.state_dict()], []
+    for _ in range(4):
+        packs.append([tree.name for tree in next(share)])
+        assert share._made.exception() is None  # the one ahead is done, and not in the state
+        states.append(share.state_dict())
+    share.load_state_dict(states[2])  # with a sequence made ahead
+    assert [[tree.name for tree in next(share)] for _ in range(2)] == packs[2:]
+    assert share.state_dict() == states[4]
+
+
+def test_a_picture_that_breaks_is_told_by_whoever_makes_the_sequence(tmp_path, config, capsys):
+    with DatasetWriter(tmp_path / "broken") as writer:
+        media = Media(images=("gone.jpg",))
+        about = Annotation(task=Task.REPLY, question="Why?", answer="So.")
+        writer.add(Example(name="one", media=media, annotations=(about,)))
+    mixture = {"x": {"weight": 1.0, "datasets": [{"path": str(tmp_path / "broken")}]}}
+    for threads in (0, 2):
+        path = config(mixture=mixture, data_threads=threads)
+        assert main(["--config", str(path), "--out", str(tmp_path / "out")]) == 2
+        assert "gone.jpg cannot be read" in capsys.readouterr().err
+
+
 def test_two_processes_have_the_loss_of_one_and_go_on_as_one(tmp_path, config):
     # So slow that rounding in another order stays rounding.
     slow = {part: {"lr": 5e-5, "warmup_steps": 2} for part in ("llm", "vit", "connector")}
@@ -143,6 +205,39 @@ def test_two_processes_have_the_loss_of_one_and_go_on_as_one(tmp_path, config):
     longer = config(steps=22, dropout=0.0, checkpoint_every=10, rates=slow)
     assert main(["--config", str(longer), "--out", str(two)]) == 0  # of two processes by one
     assert len(losses(two)) == 22
+
+
+def test_a_process_without_pictures_keeps_step_with_those_that_have_some(tmp_path, config, words):
+    slow = {part: {"lr": 5e-5, "warmup_steps": 2} for part in ("llm", "vit", "connector")}
+    # Two sequences a step, one a process, of one example each: words and stills meet in a step.
+    path = config(
+        steps=12, dropout=0.0, rates=slow, sequences_per_step=2, pack_buffer=1, mixture=words(1.0)
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["--config", str(path), "--out", str(one)]) == 0
+    subprocess.run(command(path, two, processes=2), check=True, timeout=280)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    after, other = weights(one), weights(two)
+    assert all(torch.allclose(after[name], other[name], atol=2e-4) for name in after)
+    kinds = {tuple(bool(tree.num_crops) for pack in packs for tree in pack) for packs in made(path)}
+    assert kinds == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def made(path):
+    """The sequences of each step of a configuration."""
+    trainer = Trainer(load_config(path), Path("/nowhere"), ALONE)
+    return [list(trainer._packs()) for _ in range(trainer.config.steps)]
+
+
+def test_words_alone_train_the_language_and_leave_the_rest_as_it_is(tmp_path, config, words):
+    out = tmp_path / "out"
+    path = config(mixture=words(), steps=2, dropout=0.0)
+    assert main(["--config", str(path), "--out", str(out)]) == 0
+    start, after = load_file(NANO / "checkpoint" / "model.safetensors"), weights(out)
+    changed = {name for name in start if not torch.equal(start[name], after[name])}
+    assert any("att_proj" in name for name in changed)
+    assert not any("vision_backbone" in name for name in changed)
+    assert any("vision_backbone" in name for name in start)
 
 
 def test_adapters_train_few_weights_and_the_merged_model_is_exported(tmp_path, config):
@@ -176,6 +271,7 @@ def test_rates_of_a_part_that_is_not_named_leave_it_as_it_is(tmp_path, config):
         ({"rates": {"language": {"lr": 1.0}}}, "rates of language, expected llm, vit, connector"),
         ({"rates": {"llm": {"lr": 0.0}}}, "no part of the model has a learning rate above 0"),
         ({"data_shares": 3}, "expected a multiple of data_shares, 3"),
+        ({"data_threads": -1}, "data_threads is -1, expected 0 or more"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
         ({"sequence_tokens": 64}, "takes .* tokens with its first question alone"),
         ({"lora": {"targets": ["qkv"]}}, "lora targets qkv: no layer of that name"),

@@ -96,6 +96,8 @@ def style_of(annotation: Annotation, media: Media) -> str:
     if annotation.style is not None:
         return annotation.style
     kind = 2 if media.is_clip else int(len(media.images) > 1)
+    if media.is_empty:
+        return "text_sft"
     if annotation.choices:
         return "video_multiple_choice" if media.is_clip else "multiple_choice"
     style = _STYLES[annotation.task][kind]

@@ -1,4 +1,4 @@
-"""One training example: pictures, and what is asked and known about them.
+"""One training example: pictures, or words alone, and what is asked and known about them.
 
 An example says what is true (objects with points and times, a caption, a reply); the words of the
 question and the answer are written later, in any of the styles that Molmo2 was trained in. What it
@@ -46,7 +46,8 @@ class Task(str, Enum):
 class Media:
     """What is looked at: one video, frames of one clip, or one or several still images.
 
-    Paths are relative to the folder of the dataset, or absolute. Exactly one of the three is given.
+    Paths are relative to the folder of the dataset, or absolute. One of the three is given, or none
+    where an example is words alone.
 
     Args:
         video: a video file.
@@ -58,7 +59,7 @@ class Media:
         subtitles: of a clip: begin and end in seconds from the clip's first frame, and text.
 
     Raises:
-        DataError: none or several are given, or times that do not fit.
+        DataError: several are given, or times or subtitles that do not fit.
     """
 
     video: str | None = None
@@ -71,11 +72,13 @@ class Media:
 
     def __post_init__(self) -> None:
         given = [name for name in ("video", "frames", "images") if getattr(self, name)]
-        if len(given) != 1:
+        if len(given) > 1:
             raise DataError(
-                f"media has {' and '.join(given) or 'nothing'}, expected one of video, frames and "
-                "images"
+                f"media has {' and '.join(given)}, expected one of video, frames and images, or "
+                "none where the example is words alone"
             )
+        if self.subtitles and not self.is_clip:
+            raise DataError("media has subtitles and no clip, expected video or frames")
         if len(self.times_s) != len(self.frames):
             raise DataError(
                 f"media has {len(self.frames)} frames and {len(self.times_s)} times, expected "
@@ -90,7 +93,12 @@ class Media:
     @property
     def is_clip(self) -> bool:
         """Whether points have times; those of still images have the number of their image."""
-        return not self.images
+        return self.video is not None or bool(self.frames)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is looked at."""
+        return not self.is_clip and not self.images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,20 +241,20 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """Media and everything that is known about them; a tree whose branches are the annotations.
+    """Media and everything that is known about them: a tree whose branches are the annotations.
 
     Args:
         name: unique in its dataset.
-        media: what is looked at.
+        media: what is looked at; left out where the example is words alone.
         annotations: at least one.
         dialogue: the annotations are the turns of one conversation, in their order.
 
     Raises:
-        DataError: points that do not belong to the media.
+        DataError: points that do not belong to the media, or a task that needs some and has none.
     """
 
     name: str
-    media: Media
+    media: Media = Media()
     annotations: tuple[Annotation, ...]
     dialogue: bool = False
 
@@ -255,6 +263,11 @@ class Example:
             raise DataError(f"example {self.name!r} has no name or no annotation")
         num_images = len(self.media.images)
         for annotation in self.annotations:
+            if self.media.is_empty and annotation.task is not Task.REPLY:
+                raise DataError(
+                    f"example {self.name}: a {annotation.task.value} annotation and no media, "
+                    "expected one of video, frames and images; words alone have replies"
+                )
             for point in (p for thing in annotation.objects for p in thing.points):
                 if self.media.is_clip != (point.image is None):
                     wanted = "a time" if self.media.is_clip else "an image's number"

@@ -27,8 +27,9 @@ class Shown:
 
     Args:
         example: what is known.
-        pictures: the frames that are shown, or the images: uint8 [H, W, 3] RGB each.
-        times_s: of the frames, seconds from the clip's beginning; empty for images.
+        pictures: the frames that are shown, or the images: uint8 [H, W, 3] RGB each; empty for
+            words alone.
+        times_s: of the frames, seconds from the clip's beginning; empty for images and words.
         written: a question and answer for each annotation, in their order.
         tree: its tokens.
     """
@@ -66,7 +67,10 @@ def show(
     """
     media = example.media
     times_s: list[float] = []
-    if media.is_clip:
+    pictures: list[npt.NDArray[np.uint8]] = []
+    if media.is_empty:
+        visual = writer.nothing()
+    elif media.is_clip:
         clip = load_clip(folder, media, sampling_of(example, max_frames))
         pictures, times_s = clip.frames, clip.times_s
         subtitles = [Subtitle(start_s=a, end_s=b, text=text) for a, b, text in media.subtitles]

@@ -76,7 +76,8 @@ def write_view(dataset: Dataset, engine: Path, out: Path, *, num: int) -> tuple[
 def draw_sheet(tiles_of: Sequence[Sequence[Image]]) -> Image:
     """The tiles of all examples in rows, uint8 [H, W, 3] RGB."""
     tiles = [tile for tiles in tiles_of for tile in tiles]
-    tiles += [np.full((TILE, TILE, 3), 255, np.uint8)] * (-len(tiles) % _SHEET_COLUMNS)
+    missing = -len(tiles) % _SHEET_COLUMNS if tiles else _SHEET_COLUMNS  # words alone have none
+    tiles += [np.full((TILE, TILE, 3), 255, np.uint8)] * missing
     rows = [np.hstack(tiles[i : i + _SHEET_COLUMNS]) for i in range(0, len(tiles), _SHEET_COLUMNS)]
     return np.vstack(rows)
 

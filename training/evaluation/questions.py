@@ -70,6 +70,8 @@ def kind_of(annotation: Annotation, media: Media, num_frames: int) -> Kind:
         DataError: no measure is defined for it, or it has no truth; says which.
     """
     task = annotation.task
+    if media.is_empty:
+        raise DataError("words alone: a grounding model is asked about pictures")
     if task.has_objects and not is_told(annotation):
         raise DataError(f"a {task.value} question without a point or a mask to hold answers to")
     if task.is_track:

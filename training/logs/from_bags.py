@@ -143,7 +143,8 @@ def by_ray(jobs: Sequence[BagJob], workers: int) -> Iterator[BagOutcome]:
         context.max_errored_blocks = -1  # a bag whose worker dies each time costs no other
         rows = ray.data.from_items(list(jobs), override_num_blocks=len(jobs))
         # A worker that dies takes no other bag with it, and its own is taken up where it was.
-        done = rows.map(_row, num_cpus=1, concurrency=workers, max_retries=_RETRIES)
+        pool = ray.data.TaskPoolStrategy(size=workers)
+        done = rows.map(_row, num_cpus=1, compute=pool, max_retries=_RETRIES)
         left = dict.fromkeys((str(job.bag), job.topics.image) for job in jobs)
         for row in done.iter_rows():
             outcome = BagOutcome(**_read(row))

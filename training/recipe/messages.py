@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from molmo2_ros.errors import DataError
 from molmo2_ros.prompt.crops import CropSettings, image_patches
-from molmo2_ros.prompt.layout import Prompt, clip_prefix, images_prefix, question_suffix
+from molmo2_ros.prompt.layout import (
+    Prompt,
+    clip_prefix,
+    empty_prefix,
+    images_prefix,
+    question_suffix,
+)
 from molmo2_ros.prompt.patches import clip_patches, clip_pooling
 from molmo2_ros.prompt.subtitles import Subtitle
 from molmo2_ros.prompt.tokenizer import PromptTokenizer
@@ -49,7 +55,7 @@ class Visual:
     """What an example shows, ready for the model."""
 
     prefix: Prompt  # BOS and the visual tokens
-    patches_KNC: npt.NDArray[np.float32]  # -1..1
+    patches_KNC: npt.NDArray[np.float32]  # -1..1; K is 0 where nothing is shown
     windows_MW: npt.NDArray[np.int64]  # into the K * N patches, -1 where padded
 
 
@@ -146,6 +152,24 @@ class TreeWriter:
         )
         return Visual(prefix=prefix, patches_KNC=cut.patches_KNC, windows_MW=cut.pooling_MW)
 
+    def nothing(self) -> Visual:
+        """No picture, where an example is words alone: BOS, and arrays without views."""
+        patch = self._vision.patch_size
+        return Visual(
+            prefix=empty_prefix(self.tokenizer),
+            patches_KNC=np.zeros((0, self._grid**2, 3 * patch**2), np.float32),
+            windows_MW=np.zeros((0, 1), np.int64),
+        )
+
+    def blank(self) -> TokenTree:
+        """A black frame of which nothing is asked, so that it has no part in any loss.
+
+        It makes a pack without pictures run the vision tower and connector, with gradients of 0.
+        """
+        side = self._vision.image_size
+        visual = self.clip([np.zeros((side, side, 3), np.uint8)], [0.0])
+        return _join("blank", visual, [], num_dropped=0)
+
     def write(
         self,
         name: str,
@@ -161,7 +185,8 @@ class TreeWriter:
             name: of the example.
             visual: what it shows.
             branches: the turns of each; one turn but for conversations.
-            max_tokens: the last branches are left out where the tree would be longer.
+            max_tokens: the last branches are left out where the tree would be longer. Words alone
+                are cut off there.
             rng: shuffles the branches; None keeps their order.
 
         Raises:
@@ -180,6 +205,8 @@ class TreeWriter:
                 break
             kept.append(branch)
             length += len(branch.ids)
+        if not kept and not len(visual.patches_KNC):
+            kept = [cut] if (cut := written[0].cut(max_tokens - length)).is_trained else []
         if not kept:
             raise DataError(
                 f"example {name} takes {length + len(written[0].ids)} tokens with its first "
@@ -214,6 +241,14 @@ class _Branch:
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
+
+    @property
+    def is_trained(self) -> bool:
+        return bool((self.labels != IGNORED).any())
+
+    def cut(self, num: int) -> _Branch:
+        """Its first tokens."""
+        return _Branch(ids=self.ids[:num], labels=self.labels[:num], weights=self.weights[:num])
 
 
 def _join(name: str, visual: Visual, branches: Sequence[_Branch], num_dropped: int) -> TokenTree:

@@ -260,7 +260,7 @@ def test_an_empty_data_set_is_refused(tmp_path):
     ("line", "message"),
     [
         ("{", "examples.jsonl, row 2 is no JSON"),
-        ('{"name":"x"}', "row 2: key annotations, media is missing"),
+        ('{"name":"x"}', "row 2: key annotations is missing"),
         ('{"name":"x","media":{"images":["a"]},"annotations":[],"extra":1}', "unknown key extra"),
         (
             '{"name":"x","media":{"images":["a"]},"annotations":[{"task":"pointing"}]}',

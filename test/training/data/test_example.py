@@ -19,7 +19,8 @@ MUG = LabelledObject(points=(LabelledPoint(x=0.2, y=0.4, time_s=0.0),))
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "media has nothing, expected one of"),
+        ({"subtitles": ((0.0, 1.0, "hm"),)}, "subtitles and no clip"),
+        ({"images": ("a.jpg",), "subtitles": ((0.0, 1.0, "hm"),)}, "subtitles and no clip"),
         ({"video": "a.mp4", "images": ("a.jpg",)}, "media has video and images"),
         ({"frames": ("a.jpg", "b.jpg"), "times_s": (0.0,)}, "has 2 frames and 1 times"),
         ({"frames": ("a.jpg", "b.jpg"), "times_s": (0.5, 0.5)}, "0.5 and 0.5 s do not rise"),
@@ -101,3 +102,17 @@ def test_points_belong_to_the_kind_of_media():
         )
     with pytest.raises(DataError, match="no name or no annotation"):
         Example(name="1", media=CLIP, annotations=())
+
+
+@pytest.mark.parametrize("task", [task for task in Task if task is not Task.REPLY])
+def test_words_alone_have_replies_and_nothing_that_is_looked_at(task):
+    reply = Annotation(task=Task.REPLY, question="Why?", answer="So.")
+    example = Example(name="1", annotations=(reply,))
+    assert example.media.is_empty
+    assert not example.media.is_clip
+    if task.has_objects:
+        about = Annotation(task=task, label="mug")
+    else:
+        about = Annotation(task=task, answer="A mug.")
+    with pytest.raises(DataError, match=f"a {task.value} annotation and no media"):
+        Example(name="1", annotations=(reply, about))

@@ -127,3 +127,17 @@ def test_of_frames_that_print_the_same_stamp_one_is_shown(
 def test_a_question_that_does_not_fit_is_named(folder, writer):
     with pytest.raises(DataError, match="example clip takes .* tokens .* expected at most 20"):
         show(folder, clip_of([0.0], COUNT), writer, max_frames=8, max_tokens=20)
+
+
+def test_a_conversation_without_pictures_is_bos_and_its_turns(folder, writer):
+    turns = tuple(Annotation(task=Task.REPLY, question=q, answer="So.") for q in ("Why?", "How?"))
+    talk = Example(name="talk", annotations=turns, dialogue=True)
+    shown = show(folder, talk, writer, max_frames=8, max_tokens=4096)
+    assert (shown.pictures, shown.times_s, shown.tree.num_crops) == ([], [], 0)
+    assert [each.style for each in shown.written] == ["text_sft"] * 2
+    text = writer.tokenizer.decode([int(i) for i in shown.tree.ids], keep_control=True)
+    bos = writer.tokenizer.decode([writer.tokenizer.ids.bos], keep_control=True)
+    assert text == bos + "\n".join(
+        f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"
+        for q in ("Why?", "How?")
+    )

@@ -62,6 +62,7 @@ def visuals(writer):
         "clip": writer.clip([picture(i) for i in range(3)], [0.0, 0.5, 1.2]),
         "image": writer.images([picture(10, 300, 400)]),
         "images": writer.images([picture(11), picture(12, 200, 100)]),
+        "words": writer.nothing(),
     }
 
 

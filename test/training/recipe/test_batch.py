@@ -25,7 +25,9 @@ def alone(model, writer, visuals, tree, branch):
     ids = torch.from_numpy(tree.ids[here])[None]
     visual = visuals[tree.name]
     patches, windows = (torch.from_numpy(a) for a in (visual.patches_KNC, visual.windows_MW))
-    if tree.name == "clip":
+    if tree.name == "words":
+        seen = {}
+    elif tree.name == "clip":
         side = int((len(windows) // len(patches)) ** 0.5)
         seen = {
             "pixel_values_videos": patches,
@@ -86,6 +88,28 @@ def test_attention_tree_by_tree_computes_the_same_pack(trees, wanted):
         model(torch.arange(9)[None])
     use_stock_attention(model)
     assert (packed(model, collate(trees)) - wanted).abs().max() < NEAR
+
+
+def test_words_alone_have_the_logits_of_a_model_without_a_tower(model, trees, wanted, monkeypatch):
+    *_, words = trees
+    batch = collate([words])
+    assert batch.patches_KNC.shape == (0, *trees[0].patches_KNC.shape[1:])
+    monkeypatch.setattr(model.model, "get_image_features", None)  # nobody asks for any
+    logits = packed(model, batch)
+    assert (logits - wanted[-len(logits) :]).abs().max() < NEAR
+
+
+def test_a_blank_changes_no_logit_and_brings_the_tower_gradients_of_zero(model, writer, trees):
+    *_, words = trees
+    plain, with_blank = collate([words]), collate([words, writer.blank()])
+    assert len(with_blank.patches_KNC) == 1
+    assert (packed(model, with_blank) - packed(model, plain)).abs().max() < NEAR
+    model.zero_grad()
+    forward(model, with_blank).sum().backward()
+    tower = [p.grad for name, p in model.named_parameters() if "vision_tower" in name]
+    assert tower
+    assert all(gradient is not None and not gradient.any() for gradient in tower)
+    model.zero_grad()
 
 
 def causal(batch):

@@ -93,3 +93,19 @@ def test_words_of_a_label_never_become_control_tokens(writer, visuals):
     controls = [int(i) for i in text if int(i) in writer.tokenizer.control_ids]
     assert words(writer, controls) == "<|im_start|><|im_end|><|im_start|><|im_end|>"
     assert not tree.is_visual[tree.branch == 1].any()
+
+
+def test_words_alone_are_cut_off_where_they_are_too_long(writer, visuals):
+    turns = [[Turn(question="Why?", answer="0123456789"), Turn(question="And?", answer="5")]]
+    whole = writer.write("x", visuals["words"], turns, max_tokens=4096)
+    for num in range(whole.num_tokens - 1, 0, -1):
+        if not (whole.labels[:num] != IGNORED).any():
+            break
+        cut = writer.write("x", visuals["words"], turns, max_tokens=num)
+        assert list(cut.ids) == list(whole.ids[:num])
+        assert list(cut.labels) == list(whole.labels[:num])
+        assert list(cut.weights) == list(whole.weights[:num])
+    with pytest.raises(DataError, match=f"expected at most {num}"):  # of the question alone
+        writer.write("x", visuals["words"], turns, max_tokens=num)
+    with pytest.raises(DataError, match="expected at most 40"):  # pictures are never half seen
+        writer.write("x", visuals["clip"], turns, max_tokens=40)

@@ -25,6 +25,7 @@ from molmo2_ros.training.data.readers.media_index import MediaIndex, Resolve
 from molmo2_ros.training.data.readers.media_store import MediaStore
 from molmo2_ros.training.data.readers.report import ReadReport
 from molmo2_ros.training.data.readers.source import Source
+from molmo2_ros.training.data.readers.text_chats import read_text_chats
 from molmo2_ros.training.data.readers.video_evaluations import (
     read_video_count_eval,
     read_video_point_eval,
@@ -61,6 +62,7 @@ READERS: Mapping[str, Callable[..., Iterator[Example]]] = MappingProxyType(
         "mevis": read_mevis,
         "ref-youtube-vos": read_ref_youtube_vos,
         "web-corrections": read_web_corrections,
+        "text-chats": read_text_chats,
     }
 )
 
