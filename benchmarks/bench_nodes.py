@@ -35,9 +35,9 @@ from std_msgs.msg import String  # noqa: E402
 
 from benchmarks.report import publish, spread  # noqa: E402
 from molmo2_ros.ros import qos  # noqa: E402
-from molmo2_ros.ros.demo import TABLE_QUERIES  # noqa: E402
 from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments  # noqa: E402
 from molmo2_ros.ros.images import stamp_ns_of  # noqa: E402
+from molmo2_ros.simulation import TABLE_QUERIES  # noqa: E402
 from molmo2_ros.simulation.source import TableSource  # noqa: E402
 
 TOPICS = ("points", "tracks")  # ~/tracks comes once for each answer

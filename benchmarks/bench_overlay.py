@@ -32,8 +32,8 @@ from benchmarks.bench_points_latency import (  # noqa: E402
 )
 from benchmarks.report import publish  # noqa: E402
 from molmo2_ros.ros import compat, qos  # noqa: E402
-from molmo2_ros.ros.demo import TABLE_QUERIES  # noqa: E402
 from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments  # noqa: E402
+from molmo2_ros.simulation import TABLE_QUERIES  # noqa: E402
 from molmo2_ros.simulation.source import TableSource  # noqa: E402
 
 SIZES = {"720p": (1280, 720), "vga": (640, 480)}

@@ -47,8 +47,8 @@ from websockets.sync.client import connect  # noqa: E402
 from benchmarks.report import publish, spread  # noqa: E402
 from molmo2_ros.camera.frame import Frame  # noqa: E402
 from molmo2_ros.ros import compat, images, qos  # noqa: E402
-from molmo2_ros.ros.demo import TABLE_QUERIES  # noqa: E402
 from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments  # noqa: E402
+from molmo2_ros.simulation import TABLE_QUERIES  # noqa: E402
 from molmo2_ros.simulation.source import TableSource  # noqa: E402
 
 RATE_HZ = 15.0

@@ -13,6 +13,11 @@ def stamp_json(stamp_ns: int) -> dict[str, int]:
     return {"sec": stamp_ns // NS_PER_S, "nanosec": stamp_ns % NS_PER_S}
 
 
+def stamp_decimal(stamp_ns: int) -> str:
+    """A stamp in seconds with all nine digits, such as 5.000000250."""
+    return f"{stamp_ns // NS_PER_S}.{stamp_ns % NS_PER_S:09d}"
+
+
 def stamp_from_json(stamp: Mapping[str, Any]) -> int:
     """The nanoseconds that `stamp_json` wrote.
 

@@ -22,10 +22,10 @@ from molmo2_ros.opening import grounder_of, open_model
 from molmo2_ros.prompt.query import Query
 from molmo2_ros.remote.server import RemoteServer, RemoteSettings
 from molmo2_ros.runtime.engine import DEVICES
+from molmo2_ros.simulation import TABLE_QUERIES
 from molmo2_ros.standing import parse_standing
 
 TABLE = "table"
-_TABLE_QUERIES = ("point: the red mug", "count: mugs", "track: the lemon")
 _PATIENCE_S = 60.0  # for a server that is busy
 
 _DESCRIPTION = """\
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
 def _queries(options: argparse.Namespace) -> list[Query]:
     given = options.query
     if given is None:
-        given = _TABLE_QUERIES if options.source == TABLE and not options.engine else ()
+        given = TABLE_QUERIES if options.source == TABLE and not options.engine else ()
     return parse_standing(given)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
+from molmo2_ros.camera.stamp import stamp_decimal
 from molmo2_ros.errors import QueryError
 
 Number = TypeVar("Number", int, float)
@@ -262,8 +263,7 @@ def query_text(query: Query) -> str:
 def _seed_text(seed: SeedPoint) -> str:
     if seed.stamp_ns is None:
         return f"from {seed.x!r} {seed.y!r} at {seed.time_s!r}"
-    seconds, nanoseconds = divmod(seed.stamp_ns, 1_000_000_000)
-    return f"from {seed.x!r} {seed.y!r} on {seconds}.{nanoseconds:09d}"
+    return f"from {seed.x!r} {seed.y!r} on {stamp_decimal(seed.stamp_ns)}"
 
 
 def check_name(name: str) -> None:

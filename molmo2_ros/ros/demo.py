@@ -26,9 +26,9 @@ from molmo2_ros.ros.demo_process import (
     watch,
 )
 from molmo2_ros.ros.demo_watch import Watcher
+from molmo2_ros.simulation import TABLE_QUERIES
 from molmo2_ros.standing import parse_standing
 
-TABLE_QUERIES = ("point: the red mug", "count: mugs", "track: the lemon")
 _SECONDS = 20.0  # from the first answer on
 _LAST_PATIENCE_S = 20.0  # a topic that the watcher finds late, on a busy machine
 _START_PATIENCE_S = 180.0  # a busy machine; the first answer usually takes some seconds

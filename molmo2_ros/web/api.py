@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 
+from molmo2_ros.camera.stamp import stamp_decimal
 from molmo2_ros.corrections import PictureName, Review
 from molmo2_ros.prompt import query as questions
 from molmo2_ros.prompt.query import QueryKind, SeedPoint, asked_once, label, parse_query, query_text
@@ -108,8 +109,7 @@ class _Requests:
         """The newest picture of a camera (the first one where none is named) as JPEG."""
         scene = self._scene(camera or next(iter(self._hub.cameras), ""))
         picture = await scene.picture(self._hub.in_thread)
-        stamp = f"{scene.stamp_ns // 10**9}.{scene.stamp_ns % 10**9:09d}"
-        headers = {"X-Stamp": stamp, "Cache-Control": "no-store"}
+        headers = {"X-Stamp": stamp_decimal(scene.stamp_ns), "Cache-Control": "no-store"}
         return Response(picture, media_type="image/jpeg", headers=headers)
 
     async def ask(self, request: Ask) -> dict[str, Any]:

@@ -174,10 +174,9 @@ class Hub:
     def _on_scene(self, scene: Scene) -> None:
         self.num_scenes += 1
         scene.number = self.num_scenes
-        is_new = scene.camera not in self.scenes
         before = self.scenes.get(scene.camera)
         self.scenes[scene.camera] = scene
-        if is_new or before is None or (before.width, before.height) != (scene.width, scene.height):
+        if before is None or (before.width, before.height) != (scene.width, scene.height):
             self._put_state("cameras", _text("cameras", cameras=self.cameras_json()))
         for outbox in self.viewers.values():
             outbox.put_scene(scene)

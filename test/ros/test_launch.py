@@ -100,7 +100,7 @@ def test_every_included_file_knows_the_arguments_that_it_is_given(launch):
 
 
 def test_the_demo_asks_the_same_as_the_demonstration():
-    from molmo2_ros.ros.demo import TABLE_QUERIES
+    from molmo2_ros.simulation import TABLE_QUERIES
 
     demo = ET.parse(ROOT / "launch" / "demo.launch.xml").getroot()
 
