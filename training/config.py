@@ -71,6 +71,9 @@ class TrainConfig:
     max_crops: int = 128  # views of the vision tower in a sequence
     max_frames: int = 128  # of a clip
     max_tiles: int = 8  # of a still image
+    fine_tiles: int = 24  # of a share of the single images with questions of points alone
+    fine_share: float = 0.0  # of these
+    hints: bool = False  # pre-training: style before each question, length of a caption
     pack_buffer: int = 48  # examples to choose from
     dropout: float = 0.1  # of the language model's residual branches
     dropout_on_answers_only: bool = False  # pre-training: tokens of the answer alone
@@ -93,6 +96,8 @@ class TrainConfig:
             raise ConfigError(f"rates of {', '.join(sorted(unknown))}, expected {', '.join(PARTS)}")
         if self.precision not in ("bf16", "fp32"):
             raise ConfigError(f"precision is {self.precision!r}, expected bf16 or fp32")
+        if not 0 <= self.fine_share <= 1:
+            raise ConfigError(f"fine_share is {self.fine_share}, expected 0..1")
         if self.data_threads < 0:
             raise ConfigError(f"data_threads is {self.data_threads}, expected 0 or more")
         if self.steps < 1 or self.data_shares < 1 or self.keep_checkpoints < 1:

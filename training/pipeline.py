@@ -13,9 +13,12 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.training.config import TrainConfig
 from molmo2_ros.training.data.dataset import Dataset
+from molmo2_ros.training.data.example import Example, Task
 from molmo2_ros.training.data.shown import show
 from molmo2_ros.training.recipe.messages import TokenTree, TreeWriter
 from molmo2_ros.training.recipe.mixture import Draw, Group, Member, Mixture
@@ -66,15 +69,26 @@ class ExampleReader:
             DataError: its files are missing or broken, or it does not fit into a sequence.
         """
         dataset, config = self._datasets[draw.dataset], self._config
+        example, rng = dataset[self._wanted[draw.dataset][draw.index]], draw.rng(config.seed)
         return show(
             dataset.folder,
-            dataset[self._wanted[draw.dataset][draw.index]],
+            example,
             self._writer,
             max_frames=config.max_frames,
             max_tokens=config.sequence_tokens,
-            max_tiles=config.max_tiles,
-            rng=draw.rng(config.seed),
+            max_tiles=self._max_tiles(example, draw),
+            rng=rng,
+            hints=config.hints,
         ).tree
+
+    def _max_tiles(self, example: Example, draw: Draw) -> int:
+        """More of them for a share of the single images in which things are pointed to."""
+        config = self._config
+        points = all(a.task in (Task.POINT, Task.COUNT) for a in example.annotations)
+        if not config.fine_share or len(example.media.images) != 1 or not points:
+            return config.max_tiles
+        chance = np.random.default_rng([config.seed, 3, draw.number])  # beside that of the words
+        return config.fine_tiles if chance.random() < config.fine_share else config.max_tiles
 
 
 class Share:

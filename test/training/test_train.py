@@ -192,6 +192,33 @@ def test_a_picture_that_breaks_is_told_by_whoever_makes_the_sequence(tmp_path, c
         assert "gone.jpg cannot be read" in capsys.readouterr().err
 
 
+def test_a_share_of_pointing_in_single_images_is_seen_in_more_tiles(tmp_path, config):
+    image = np.zeros((400, 800, 3), np.uint8)
+    with DatasetWriter(tmp_path / "fine") as writer:
+        for number, label in enumerate(["mug", ""]):
+            (path,) = writer.add_frames(f"{number}", [image])
+            if label:
+                about = Annotation(task=Task.POINT, label=label)
+            else:
+                about = Annotation(task=Task.CAPTION, answer="A table.")
+            media = Media(images=(path,))
+            writer.add(Example(name=f"{number}", media=media, annotations=(about,)))
+    mixture = {"x": {"weight": 1.0, "datasets": [{"path": str(tmp_path / "fine")}]}}
+    made = {}
+    for share in (0.0, 0.3):
+        options = {"fine_share": share, "fine_tiles": 6, "max_tiles": 2, "sequence_tokens": 2048}
+        path = config(mixture=mixture, data_threads=0, pack_buffer=1, **options)
+        stream = Trainer(load_config(path), Path("/nowhere"), ALONE).shares[0]
+        trees = [tree for _ in range(120) for tree in next(stream)]
+        made[share] = {
+            name: [tree.num_crops for tree in trees if tree.name == name] for name in ("0", "1")
+        }
+    plain = made[0.0]["1"][0]
+    assert set(made[0.0]["0"]) == set(made[0.3]["1"]) == {plain}
+    fine = [crops > plain for crops in made[0.3]["0"]]
+    assert 0.1 < np.mean(fine) < 0.5
+
+
 def test_two_processes_have_the_loss_of_one_and_go_on_as_one(tmp_path, config):
     # So slow that rounding in another order stays rounding.
     slow = {part: {"lr": 5e-5, "warmup_steps": 2} for part in ("llm", "vit", "connector")}
@@ -271,6 +298,7 @@ def test_rates_of_a_part_that_is_not_named_leave_it_as_it_is(tmp_path, config):
         ({"rates": {"language": {"lr": 1.0}}}, "rates of language, expected llm, vit, connector"),
         ({"rates": {"llm": {"lr": 0.0}}}, "no part of the model has a learning rate above 0"),
         ({"data_shares": 3}, "expected a multiple of data_shares, 3"),
+        ({"fine_share": 1.5}, "fine_share is 1.5, expected 0..1"),
         ({"data_threads": -1}, "data_threads is -1, expected 0 or more"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
         ({"sequence_tokens": 64}, "takes .* tokens with its first question alone"),

@@ -30,6 +30,9 @@ MAX_POINTS = 60  # of one answer about a video
 NAMED_RATE_SHARE = 0.5  # of track questions that could leave the rate out
 SAME_S = 0.051  # two times on one stamp
 POINT_WEIGHT, CAPTION_WEIGHT = 0.2, 0.1
+LABEL_STYLES = frozenset({"pointing", "point_count", "cosyn_point"})  # asked by label, with hints
+LENGTH_STEP, LENGTH_BLUR = 15, 25  # characters of an answer, in a hint of its length
+UNTOLD_SHARE = 0.1  # of such hints, that name the style alone
 # Styles that users write in; every other one stands before its question.
 BARE_STYLES = frozenset(
     {
@@ -120,6 +123,8 @@ def write_turn(
     media: Media,
     times_s: Sequence[float],
     rng: np.random.Generator | None = None,
+    *,
+    hints: bool = False,
 ) -> Written:
     """One question and its answer.
 
@@ -128,6 +133,8 @@ def write_turn(
         media: what it is about.
         times_s: of the frames that are shown, seconds from the clip's beginning; empty for images.
         rng: chooses the wording; None for the first one, which this package asks.
+        hints: as in pre-training: each question begins with its style; a caption is asked for by
+            its style and about its length alone, points in an image by style and label.
 
     Raises:
         DataError: the annotation cannot be asked about such media, or a track from a point has no
@@ -150,10 +157,33 @@ def write_turn(
         question, answer = _words(annotation, media, rng)
     if annotation.question is not None and annotation.task is not Task.TRACK_FROM_POINT:
         question = _with_choices(annotation)
-    if style not in BARE_STYLES:
+    if hints:
+        if style in LABEL_STYLES and annotation.question is None:
+            question = _label(annotation, media)
+        question = _with_hint(annotation, style, question, answer, rng)
+    elif style not in BARE_STYLES:
         question = f"{style}: {question}"
     weight = weight_of(annotation, style)
     return Written(question=question, answer=answer, style=style, weight=weight)
+
+
+def _with_hint(
+    annotation: Annotation,
+    style: str,
+    question: str,
+    answer: str,
+    rng: np.random.Generator | None,
+) -> str:
+    """Source: the authors' `style_and_length_v2`: the length in steps of 15 characters, blurred."""
+    if annotation.task.has_objects or style == "text_sft":
+        return f"{style}: {question}"
+    length = len(answer)
+    if rng is not None:
+        length += int(rng.normal(scale=LENGTH_BLUR))
+    is_told = rng is None or rng.random() >= UNTOLD_SHARE
+    head = f"{style} {max(length, 0) // LENGTH_STEP}:" if is_told else f"{style}:"
+    is_bare = annotation.task is Task.CAPTION and annotation.question is None
+    return head if is_bare else f"{head} {question}"
 
 
 def coordinate(value: float) -> str:

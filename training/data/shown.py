@@ -50,6 +50,7 @@ def show(
     max_tokens: int,
     max_tiles: int | None = None,
     rng: np.random.Generator | None = None,
+    hints: bool = False,
 ) -> Shown:
     """Load what an example looks at, and write what is known about it.
 
@@ -61,6 +62,7 @@ def show(
         max_tokens: of the tree; the last annotations are left out where it would be longer.
         max_tiles: of a still image; None for the model's own.
         rng: chooses the wordings and shuffles the branches; None for the first wordings, in order.
+        hints: of style and length before each question, see `write_turn`.
 
     Raises:
         DataError: a file is missing or broken, or not even one annotation fits into a tree.
@@ -78,7 +80,7 @@ def show(
     else:
         pictures = load_images(folder, media)
         visual = writer.images(pictures, max_tiles)
-    written = [write_turn(annotation, media, times_s, rng) for annotation in example.annotations]
+    written = [write_turn(a, media, times_s, rng, hints=hints) for a in example.annotations]
     turns = [Turn(question=w.question, answer=w.answer, weight=w.weight) for w in written]
     branches = [turns] if example.dialogue else [[turn] for turn in turns]
     tree = writer.write(example.name, visual, branches, max_tokens=max_tokens, rng=rng)

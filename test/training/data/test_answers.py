@@ -244,3 +244,28 @@ def test_what_is_written_is_read_back(things, task, seed):
     if task is Task.COUNT and things:
         assert parsed.stated_count == len(things)
     assert (turn.answer == "There are none.") == (not things)
+
+
+def test_hints_of_pre_training_name_style_and_length():
+    media = Media(images=("a.jpg",))
+    caption = Annotation(task=Task.CAPTION, answer="x" * 300)
+    asked = [
+        write_turn(caption, media, (), np.random.default_rng(seed), hints=True).question
+        for seed in range(400)
+    ]
+    assert write_turn(caption, media, (), hints=True).question == "long_caption 20:"
+    untold = asked.count("long_caption:")
+    assert 20 <= untold <= 60  # a tenth
+    told = [int(text.split()[1].rstrip(":")) for text in asked if text != "long_caption:"]
+    assert np.mean(told) == pytest.approx((300 - 7) / 15, abs=0.4)
+    assert np.std(told) == pytest.approx(25 / 15, rel=0.25)
+    point = Annotation(task=Task.POINT, label="Red mug")
+    assert write_turn(point, media, (), hints=True).question == "pointing: red mug"
+    reply = Annotation(task=Task.REPLY, question="Why?", answer="So.")
+    assert write_turn(reply, Media(), (), hints=True).question == "text_sft: Why?"
+    assert write_turn(reply, media, (), hints=True).question == "user_qa 0: Why?"
+    choice = Annotation(task=Task.REPLY, question="Which?", answer="b", choices=("a", "b"))
+    told = write_turn(choice, media, (), hints=True).question
+    assert told.startswith("multiple_choice 0: Which?\n")
+    assert told.endswith("A. a\nB. b")
+    assert write_turn(caption, media, ()).question == "Describe this image in detail."
