@@ -68,8 +68,10 @@ NO_ROBOT_NEEDS = {
     "pyarrow",
     "pycocotools",
     "ray",
+    "rich",
     "safetensors",
     "schemathesis",
+    "textual",
     "torch",
     "torchvision",
     "trackeval",
@@ -101,7 +103,7 @@ BROUGHT_BY_OTHERS = {
     "packaging",
     "pydantic",
 } | ROSIDL
-EXTRAS = {"fastapi", "moderngl", "mujoco", "uvicorn"}
+EXTRAS = {"fastapi", "moderngl", "mujoco", "rich", "textual", "uvicorn"}
 
 
 def run(*arguments, cwd, **environment):
