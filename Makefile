@@ -90,9 +90,9 @@ $(VENV)/opencv-contrib/cv2: | $(TEST_READY)
 		--target $(VENV)/opencv-contrib \
 		opencv-contrib-python-headless==$$(sed -n 's/^opencv-python-headless==//p' requirements/inference.txt)
 
-bench: $(TEST_READY)  ## every benchmark but bench_full_size.py, one table each
+bench: $(TEST_READY)  ## every benchmark but those of hours, one table each
 	$(call within,$(VENV)) for file in $$(grep -l __main__ benchmarks/*.py \
-		| grep -vE 'full_size|random_checkpoint|retrain'); do python $$file; done
+		| grep -vE 'full_size|fuzz|random_checkpoint|retrain'); do python $$file; done
 
 clean:  ## remove the environments and what builds and tests leave behind
 	rm -rf $(VENV) $(VENV)-* build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache \
