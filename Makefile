@@ -90,7 +90,7 @@ $(VENV)/opencv-contrib/cv2: | $(TEST_READY)
 		--target $(VENV)/opencv-contrib \
 		opencv-contrib-python-headless==$$(sed -n 's/^opencv-python-headless==//p' requirements/inference.txt)
 
-bench: $(TEST_READY)  ## every benchmark but those of hours, one table each
+bench: $(TEST_READY)  ## every benchmark but those that take an hour, one table each
 	$(call within,$(VENV)) for file in $$(grep -l __main__ benchmarks/*.py \
 		| grep -vE 'full_size|fuzz|random_checkpoint|retrain'); do python $$file; done
 
