@@ -129,7 +129,7 @@ class TopApp(App[None]):
 
     def look(self) -> None:
         """Draw what is known now."""
-        picture, num_answers = self._watch.picture(), self._watch.num_answers
+        picture = self._watch.picture()
         self.query_one("#state", Static).update(header(picture))
         for place, rows in (
             ("#stages", stage_rows(picture.stages)),
@@ -138,10 +138,10 @@ class TopApp(App[None]):
             table: DataTable[Text] = self.query_one(place, DataTable)
             table.clear()
             table.add_rows(rows)
-        new = min(num_answers - self._num_shown, len(picture.answers))
+        new = min(picture.num_answers - self._num_shown, len(picture.answers))
         for line in picture.answers[len(picture.answers) - new :]:
             self.query_one("#answers", RichLog).write(plain(line), expand=True)
-        self._num_shown = num_answers
+        self._num_shown = picture.num_answers
 
 
 def print_once(watch: TopWatch, wait_s: float, console: Console) -> int:

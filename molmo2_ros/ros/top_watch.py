@@ -52,13 +52,15 @@ class Picture:
         age_s: since the last /diagnostics with one of our lines; infinite before the first.
         stages: in the nodes' order.
         queries: what stands, of each node: NODE and the entries of ~/queries.
-        answers: lines about whole answers, oldest first.
+        answers: lines about the last whole answers, oldest first.
+        num_answers: whole answers so far, more than are kept.
     """
 
     age_s: float
     stages: tuple[Stage, ...]
     queries: tuple[tuple[str, Mapping[str, Any]], ...]
     answers: tuple[str, ...]
+    num_answers: int
 
 
 class TopWatch(Node):
@@ -94,13 +96,8 @@ class TopWatch(Node):
                     (node, entry) for node, entries in self._queries.items() for entry in entries
                 ),
                 answers=tuple(self._answers),
+                num_answers=self._num_answers,
             )
-
-    @property
-    def num_answers(self) -> int:
-        """Whole answers so far, more than are kept."""
-        with self._lock:  # guards _num_answers
-            return self._num_answers
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         ours = [
@@ -131,7 +128,7 @@ class TopWatch(Node):
         if found.get("partial") or not isinstance(query, dict) or not isinstance(timing, dict):
             return
         spent = [timing.get(f"{part}_s") for part in ("encode", "prefill", "decode")]
-        took_ms = 1e3 * sum(part for part in spent if isinstance(part, (int, float)))
+        took_ms = 1e3 * sum(part for part in spent if isinstance(part, float))
         text = " ".join(str(found.get("text", "")).split())[:_MAX_TEXT]
         problems = found.get("problems")
         told = f" ({'; '.join(map(str, problems))[:_MAX_TEXT]})" if problems else ""
@@ -144,6 +141,6 @@ def _object(text: str) -> dict[str, Any]:
     """A JSON object; empty where somebody else's text is none."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deep
         return {}
     return found if isinstance(found, dict) else {}

@@ -106,7 +106,9 @@ def test_what_others_write_is_shown_and_never_obeyed(node_under_test):
             node_under_test.send("/diagnostics", DiagnosticArray(status=[foreign, status]))
             for text in ("no json", "[]", '{"queries": 3}', json.dumps({"queries": [entry, 7]})):
                 node_under_test.send("grounding/queries", String(data=text), qos.state_qos())
-            for text in ("", '{"query": "x"}', '{"query": {}, "timing": {"encode_s": "x"}}'):
+            huge = f'{{"query": {{}}, "timing": {{"encode_s": 1{"0" * 400}}}}}'
+            words = '{"query": {}, "timing": {"encode_s": "x"}}'
+            for text in ("", "[" * 100_000, '{"query": "x"}', huge, words):
                 node_under_test.send("grounding/answer", String(data=text))
             picture = watch.picture()
             if picture.stages and picture.queries and picture.answers:
@@ -116,6 +118,7 @@ def test_what_others_write_is_shown_and_never_obeyed(node_under_test):
         code = print_once(watch, 0.0, Console(file=out, width=200))
 
     assert code == 1  # there is an error
+    assert picture.answers  # the words behind what could not be read were heard
     assert [stage.name for stage in picture.stages] == ["grounding: camera"]
     assert "[red]hot[/red]" in out.getvalue()
     assert "[link=x]" in out.getvalue()
