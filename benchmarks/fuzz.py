@@ -88,12 +88,23 @@ class Fuzzed:
     """A node in this process, whose callbacks are called and whose refusals are counted.
 
     Args:
-        node: is started.
+        node_class: of the node, which is made and started.
+        wanted: its parameters.
         executor: gives its timers their turn.
         bugs: what its workers met.
+        context: of the node.
     """
 
-    def __init__(self, node: Any, executor: SingleThreadedExecutor, bugs: Bugs) -> None:
+    def __init__(
+        self,
+        node_class: Any,
+        wanted: dict[str, Any],
+        executor: SingleThreadedExecutor,
+        bugs: Bugs,
+        context: Context | None,
+    ) -> None:
+        overrides = [Parameter(name, value=value) for name, value in wanted.items()]
+        node = node_class(parameter_overrides=overrides, context=context)
         self.node = node
         self.bugs = bugs
         self._executor = executor
@@ -129,10 +140,7 @@ class FuzzedGrounding(Fuzzed):
         context: Context | None = None,
     ) -> None:
         wanted = {"queries": ["point: the red mug"], "answer_rate_hz": 1.0, "threads": 1}
-        overrides = [Parameter(name, value=value) for name, value in wanted.items()]
-        super().__init__(
-            GroundingNode(parameter_overrides=overrides, context=context), executor, bugs
-        )
+        super().__init__(GroundingNode, wanted, executor, bugs, context)
         frame = TableSource(seed=0, width=WIDTH, height=HEIGHT, rate_hz=5.0).read()
         self._picture = images.image_message(frame.image, 1, FRAME_ID)
         self._optics = images.camera_info_message(frame.camera, WIDTH, HEIGHT, 1, FRAME_ID)
@@ -210,10 +218,7 @@ class FuzzedRecorder(Fuzzed):
         context: Context | None = None,
     ) -> None:
         wanted = {"folder": str(folder), "correction_query": "mug", "split_mb": 16.0}
-        overrides = [Parameter(name, value=value) for name, value in wanted.items()]
-        super().__init__(
-            RecorderNode(parameter_overrides=overrides, context=context), executor, bugs
-        )
+        super().__init__(RecorderNode, wanted, executor, bugs, context)
         picture = images.image_message(np.zeros((24, 32, 3), np.uint8), 10**9, FRAME_ID)
         self.node._on_image(self.node._cameras[0], picture, True)
 
@@ -244,8 +249,7 @@ class FuzzedPage(Fuzzed):
         folder: Path,
         context: Context | None = None,
     ) -> None:
-        overrides = [Parameter("port", value=0)]
-        super().__init__(WebNode(parameter_overrides=overrides, context=context), executor, bugs)
+        super().__init__(WebNode, {"port": 0}, executor, bugs, context)
         self._heard = itertools.cycle(
             [self.node._on_answer, self.node._on_queries, lambda _, m: self.node._on_recorded(m)]
         )
