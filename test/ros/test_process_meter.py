@@ -50,8 +50,13 @@ def test_cores_are_those_since_the_last_look():
         pass
 
     busy = meter.values()["cores"]
-    time.sleep(0.2)
-    assert busy > 3 * meter.values()["cores"]
+
+    def idle():
+        time.sleep(0.1)
+        return meter.values()["cores"]
+
+    # The quietest of some looks: threads that other tests left may wake up in one of them.
+    assert busy > 3 * min(idle() for _ in range(5))
 
 
 def test_a_system_without_proc_tells_what_it_can(tmp_path):
