@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,8 +65,8 @@ def start_and_end(listener: Listener, num_signals: int, apart_s: float) -> dict[
     """One life of the node.
 
     Returns:
-        start_s, end_s, code, errors (lines of its output that tell of one), left (files that it
-            left in shared memory).
+        start_s, end_s, code, errors (lines of its output that tell of one), left (files in shared
+            memory that are new and that nobody uses).
 
     Raises:
         RuntimeError: no answer came, or the node did not end.
@@ -110,13 +111,26 @@ def start_and_end(listener: Listener, num_signals: int, apart_s: float) -> dict[
         "end_s": end_s,
         "code": process.returncode,
         "errors": sum(bool(_WRONG.search(line)) for line in output.splitlines()),
-        "left": len(_shared_memory() - before),
+        "left": len(_shared_memory() - before - _in_use()),
     }
 
 
 def _shared_memory() -> set[str]:
     """Names of what lies in shared memory."""
     return {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
+
+
+def _in_use() -> set[str]:
+    """Of these, what a process that lives has mapped."""
+    names: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it ended meanwhile
+            names |= {
+                line.rpartition("/")[2]
+                for line in maps.read_text().splitlines()
+                if str(SHARED_MEMORY) in line
+            }
+    return names | {f"{name}_el" for name in names}  # the lock of a segment
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +33,7 @@ from molmo2_ros.ros.timers import steady_timer
 from molmo2_ros.ros.worker import Worker
 from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.self_test import SelfTest, prove
+from molmo2_ros.tracking.identity import load_solver
 
 if TYPE_CHECKING:
     from molmo2_ros.ros.web_beside import WebBeside
@@ -108,6 +110,7 @@ class GroundingNode(LifecycleNode):
             self._serve_page()
         if self._server.snapshot.autostart and compat.transition(self, "configure"):
             compat.transition(self, "activate")
+        threading.Thread(target=load_solver, name="load solver", daemon=True).start()
 
     def close(self) -> None:
         """End the page and the workers."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from molmo2_ros.tracking.motion import F64
 
@@ -125,6 +125,21 @@ def looks_odds(unlike_CA: F64) -> F64:
     return np.asarray(np.nan_to_num(odds_CA))
 
 
+def load_solver() -> None:
+    """Import what `assign` needs for several targets.
+
+    It takes half a second, which neither a node's start nor an answer should wait for: call it from
+    a thread.
+    """
+    _solver()
+
+
+def _solver() -> Any:
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment
+
+
 def assign(odds_CA: F64) -> list[tuple[int, int]]:
     """Pair targets and objects one to one so that the sum of odds is greatest.
 
@@ -135,7 +150,13 @@ def assign(odds_CA: F64) -> list[tuple[int, int]]:
         pairs of rows and columns; bad ones are left out and do not pull good ones apart.
     """
     gain_CA = np.maximum(odds_CA, 0.0)
-    rows, columns = linear_sum_assignment(gain_CA, maximize=True)
+    if not gain_CA.size:
+        return []
+    if 1 in gain_CA.shape:
+        best = np.unravel_index(np.argmax(gain_CA), gain_CA.shape)
+        rows, columns = np.array([best[0]]), np.array([best[1]])
+    else:
+        rows, columns = _solver()(gain_CA, maximize=True)
     return [
         (int(row), int(column))
         for row, column in zip(rows, columns, strict=True)
