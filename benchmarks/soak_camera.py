@@ -2,8 +2,8 @@
 
     python benchmarks/soak_camera.py FRAMES.npz [--name front] [--transport compressed]
 
-Its orders are lines of JSON on its standard input, each some fields of Manners; it ends with them. On
-`sent` beside the image it says of every image, before that leaves, what it shows and when it left.
+Its orders are lines of JSON on its standard input, each some fields of Manners; it ends with them.
+On `sent` beside the image it says of every image, before that leaves, what it shows and when.
 """
 
 from __future__ import annotations

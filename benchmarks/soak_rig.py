@@ -25,14 +25,6 @@ END_S = 30.0
 NUM_FRAMES = 24  # there and back in one and a half seconds
 TRACEBACK = "Traceback (most recent call last)"
 SEEDS = (2, 0)  # of the tables that the cameras see
-ENGINE_FILES = (
-    "manifest.json",
-    "vision.onnx",
-    "decoder.onnx",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "golden.npz",
-)
 
 
 class Child:
@@ -138,9 +130,8 @@ class Rig:
         self.fail_file = folder / "fail"
         self.others: list[Child] = []  # ended with the rig
         if not self.engine.is_dir():
-            self.engine.mkdir()
-            for name in ENGINE_FILES:
-                shutil.copy(Path(NANO) / name, self.engine)
+            # What an engine is, without the checkpoint that it was exported from.
+            shutil.copytree(NANO, self.engine, ignore=shutil.ignore_patterns("checkpoint"))
         self._frames = {name: folder / f"frames_{SEEDS[i]}.npz" for i, name in enumerate(cameras)}
         for (_, path), seed in zip(self._frames.items(), SEEDS, strict=False):
             if not path.is_file():
