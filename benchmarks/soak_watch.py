@@ -300,7 +300,7 @@ class Watcher:
         Args:
             begin_s: of the while.
             end_s: likewise.
-            outage_s: from when to when the model cannot have answered; None: it could all the time.
+            outage_s: from when to when no answer can have come; None: it could all the time.
         """
         time.sleep(SENT_LATE_S)
         total = Honesty()
@@ -334,8 +334,10 @@ def _judge(
         confirmed = _confirmed(heard, points, row)
         if confirmed is None:
             total.unconfirmed += 1
-        elif outage_s is not None and outage_s[0] < confirmed.sent_s < outage_s[1]:
-            total.impossible += 1
+        elif outage_s is not None:
+            # An image of meanwhile may be answered afterwards.
+            is_told_meanwhile = points.arrived_s < outage_s[1]
+            total.impossible += is_told_meanwhile and confirmed.sent_s > outage_s[0]
 
 
 def _image_of(heard: Heard, stamp_ns: int) -> Sent | None:
