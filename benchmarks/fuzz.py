@@ -46,7 +46,10 @@ from sensor_msgs.msg import Image  # noqa: E402
 from benchmarks.fuzz_messages import FRAME_ID, HEIGHT, STRATEGIES, WIDTH  # noqa: E402
 from benchmarks.report import publish  # noqa: E402
 from molmo2_ros.ros import images, qos  # noqa: E402
+from molmo2_ros.ros.carrying import Carrying  # noqa: E402
 from molmo2_ros.ros.demo_process import DemoProcess, ros_arguments  # noqa: E402
+from molmo2_ros.ros.diagnostics import ProblemLog  # noqa: E402
+from molmo2_ros.ros.grounded_camera import GroundedCamera  # noqa: E402
 from molmo2_ros.ros.grounding_node import GroundingNode  # noqa: E402
 from molmo2_ros.ros.recorder_node import RecorderNode  # noqa: E402
 from molmo2_ros.ros.web_node import WebNode  # noqa: E402
@@ -114,7 +117,10 @@ class Fuzzed:
     @property
     def num_counted(self) -> int:
         """Refusals that the node has counted so far."""
-        return sum(self.node._problems.counts.values())
+        return sum(count for log in self._logs() for count in log.counts.values())
+
+    def _logs(self) -> list[ProblemLog]:
+        return [self.node._problems]
 
     def turn(self) -> None:
         """Let timers and publishers have their turn."""
@@ -147,9 +153,20 @@ class FuzzedGrounding(Fuzzed):
         self._depth = images.depth_message(frame.depth_m, 1, FRAME_ID)
         self._num_true = 0
         end = time.monotonic() + 30.0
-        while not self.node._carrying.num_targets and time.monotonic() < end:
+        while not self._carrying.num_targets and time.monotonic() < end:
             self._see_the_table(self._depth)
             time.sleep(0.05)
+
+    @property
+    def _camera(self) -> GroundedCamera:
+        return self.node._cameras[0]
+
+    @property
+    def _carrying(self) -> Carrying:
+        return self._camera.carrying
+
+    def _logs(self) -> list[ProblemLog]:
+        return [self.node._problems, self._camera.problems]
 
     def hand(self, kind: str, message: Any) -> tuple[bool, bool]:
         """Give a message to the callback of its kind; whether it was taken, and told of if not."""
@@ -159,7 +176,7 @@ class FuzzedGrounding(Fuzzed):
         elif kind in ("depth", "camera_info"):
             return self._measure(kind, message)
         else:
-            {"query": self.node._on_query, "ask": self.node._on_ask}[kind](message)
+            {"query": self._camera._on_query, "ask": self._camera._on_ask}[kind](message)
             is_taken = self.num_counted == before
         return is_taken, self.num_counted > before
 
@@ -168,7 +185,7 @@ class FuzzedGrounding(Fuzzed):
 
         What is wrong with the depth of a true one is counted before its frame, which is awaited.
         """
-        carrying = self.node._carrying
+        carrying = self._carrying
         kept = carrying._clip._frames
         if kept and images.stamp_ns_of(message) == kept[-1].stamp_ns:
             message.header.stamp.nanosec ^= 1  # a repeated stamp is left out, and told nowhere
@@ -185,13 +202,13 @@ class FuzzedGrounding(Fuzzed):
         return bool(carrying.frame_rate.count > num_frames)
 
     def _see_the_table(self, depth: Image) -> bool:
-        self.node._carrying._frames.on_depth(depth)
+        self._carrying._frames.on_depth(depth)
         self._picture.header.stamp = depth.header.stamp
         return self._see(self._picture, is_true=True)
 
     def _measure(self, kind: str, message: Any) -> tuple[bool, bool]:
         """Depth and optics are judged with the next image; what they lack is tallied with it."""
-        frames, carrying = self.node._carrying._frames, self.node._carrying
+        frames, carrying = self._carrying._frames, self._carrying
         self._num_true += 1
         self._depth.header.stamp = images.time_message(self._num_true * 33_000_000)
         frames.on_camera_info(message if kind == "camera_info" else self._optics)

@@ -16,7 +16,7 @@ from molmo2_ros.standing import StandingQuery
 from molmo2_ros.tracking.target import Target
 
 
-def answer_json(
+def answer_payload(
     answer: Answer,
     rows: Sequence[Target],
     *,
@@ -25,8 +25,8 @@ def answer_json(
     width: int,
     height: int,
     refused: bool = False,
-) -> str:
-    """One answer, whole or partial.
+) -> dict[str, Any]:
+    """One answer, whole or partial, as the object that ~/answer holds.
 
     Args:
         answer: what the model said.
@@ -37,7 +37,7 @@ def answer_json(
         height: of the image, pixels.
         refused: the model cannot be asked this; the reason is the answer's only problem.
     """
-    payload = {
+    return {
         "stamp": stamp_json(answer.stamps_ns[-1]),
         "frame_id": frame_id,
         "query": query_json(answer.query, query_id),
@@ -76,7 +76,6 @@ def answer_json(
             "num_frames_encoded": answer.timing.num_frames_encoded,
         },
     }
-    return json.dumps(payload, ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +87,7 @@ class QueryState:
     refused: str | None = None  # why the model cannot be asked this
 
 
-def queries_json(
+def queries_payload(
     standing: Sequence[StandingQuery],
     states: Mapping[int, QueryState],
     now_s: float,
@@ -97,8 +96,8 @@ def queries_json(
     is_active: bool,
     engine: str,
     skills: Sequence[str],
-) -> str:
-    """What is being asked, on which terms, and how each query fares.
+) -> dict[str, Any]:
+    """What is being asked, on which terms, and how each query fares, as ~/queries holds it.
 
     Args:
         standing: all standing queries.
@@ -109,7 +108,7 @@ def queries_json(
         engine: name of the loaded model, "" for none.
         skills: what the model can be asked.
     """
-    payload = {
+    return {
         "active": is_active,
         "engine": engine,
         "skills": list(skills),
@@ -127,6 +126,20 @@ def queries_json(
             for entry in standing
         ],
     }
+
+
+def answer_json(*args: Any, **values: Any) -> str:
+    """As `answer_payload`, as the text of a message."""
+    return _text(answer_payload(*args, **values))
+
+
+def queries_json(*args: Any, **values: Any) -> str:
+    """As `queries_payload`, as the text of a message."""
+    return _text(queries_payload(*args, **values))
+
+
+def _text(payload: Mapping[str, Any]) -> str:
+    # A NaN, which no reader of JSON knows, would be a bug.
     return json.dumps(payload, ensure_ascii=False, allow_nan=False)
 
 

@@ -34,6 +34,7 @@ from molmo2_ros.runtime.engine import Engine
 from molmo2_ros.runtime.features import FeatureCache
 from molmo2_ros.tracking.foresight import Foresight
 
+MAX_FRAMES = 128  # whose features are kept
 MAX_QUESTIONS = 64  # whose tokens and last answers are kept
 MAX_PREFIXES = 2  # a point query's newest frame and a track's clip take turns on a live camera
 
@@ -66,7 +67,7 @@ class Grounder:
         self,
         engine: Engine,
         *,
-        max_frames: int = 128,
+        max_frames: int = MAX_FRAMES,
         drafted: bool = True,
         constrained: bool = False,
     ) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from molmo2_ros.asking import AnyGrounder, ModelFacts, model_facts
-from molmo2_ros.grounder import Grounder
+from molmo2_ros.grounder import MAX_FRAMES, Grounder
 from molmo2_ros.remote.address import is_url, parse_address
 from molmo2_ros.remote.grounder import RemoteGrounder, refuse_constrained
 from molmo2_ros.remote.server import RemoteServer, RemoteSettings
 from molmo2_ros.runtime.engine import Engine, load_engine
 
 Model = Engine | RemoteServer
+
+_FRAMES_OF_CAMERA = 64  # more than a clip that is tracked in has
 
 
 def open_model(
@@ -49,11 +51,18 @@ def open_model(
     return RemoteServer(parse_address(engine), remote or RemoteSettings())
 
 
-def grounder_of(model: Model, *, constrained: bool = False) -> AnyGrounder:
-    """What asks a model, wherever it runs."""
+def grounder_of(model: Model, *, constrained: bool = False, num_cameras: int = 1) -> AnyGrounder:
+    """What asks a model, wherever it runs.
+
+    Args:
+        model: from `open_model`.
+        constrained: whether answers are to follow the grammar.
+        num_cameras: whose frames are kept encoded side by side.
+    """
     if isinstance(model, RemoteServer):
         return RemoteGrounder(model)
-    return Grounder(model, constrained=constrained)
+    max_frames = max(MAX_FRAMES, _FRAMES_OF_CAMERA * num_cameras)
+    return Grounder(model, max_frames=max_frames, constrained=constrained)
 
 
 def facts_of(model: Model) -> ModelFacts:

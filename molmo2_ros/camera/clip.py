@@ -163,20 +163,30 @@ class ClipBuffer:
         keep_fps: hold of the older frames only the one nearest to each point of this grid: from a
             camera no slower than it, all that sampling at a divisor of it would choose. None holds
             every frame. Eight seconds of 1280x720 are 663 MB at 30 Hz and 177 MB at 8.
+        max_bytes: pictures and depth together; the oldest go first, the newest frame stays whatever
+            it takes. None for no bound.
 
     Raises:
         ImageError: a value is out of range.
     """
 
-    def __init__(self, duration_s: float, max_frames: int, keep_fps: float | None = None) -> None:
-        if not duration_s > 0 or max_frames < 1 or (keep_fps is not None and not keep_fps > 0):
+    def __init__(
+        self,
+        duration_s: float,
+        max_frames: int,
+        keep_fps: float | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        values = (duration_s, max_frames, keep_fps, max_bytes)
+        if not all(value is None or value > 0 for value in values):
             raise ImageError(
-                f"clip of {duration_s} s, {max_frames} frames at {keep_fps} fps, expected values "
-                "above 0"
+                f"clip of {duration_s} s, {max_frames} frames at {keep_fps} fps in {max_bytes} "
+                "bytes, expected values above 0"
             )
         self._duration_ns = round(duration_s * _NS)
         self._max_frames = max_frames
         self._keep_fps = keep_fps
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._frames: list[Frame] = []  # guarded by _lock
 
@@ -197,6 +207,10 @@ class ClipBuffer:
             oldest_ns = frame.stamp_ns - self._duration_ns
             num_old = bisect_left([held.stamp_ns for held in self._frames], oldest_ns)
             del self._frames[: max(num_old, len(self._frames) - self._max_frames)]
+            if self._max_bytes is not None:
+                total = sum(held.num_bytes for held in self._frames)
+                while total > self._max_bytes and len(self._frames) > 1:
+                    total -= self._frames.pop(0).num_bytes
             return PushResult.ADDED
 
     def _thin(self) -> None:
@@ -213,6 +227,12 @@ class ClipBuffer:
         """The frame pushed last, None before the first."""
         with self._lock:
             return self._frames[-1] if self._frames else None
+
+    @property
+    def num_bytes(self) -> int:
+        """What the pictures and their depth take of memory."""
+        with self._lock:
+            return sum(frame.num_bytes for frame in self._frames)
 
     def frames(self) -> tuple[Frame, ...]:
         """All that is held, oldest first."""

@@ -62,6 +62,11 @@ class Frame:
         image.flags.writeable = False
 
     @property
+    def num_bytes(self) -> int:
+        """What the picture and its depth take of memory."""
+        return self.image.nbytes + (0 if self.depth_m is None else self.depth_m.nbytes)
+
+    @property
     def width(self) -> int:
         """Pixels."""
         return int(self.image.shape[1])

@@ -18,7 +18,7 @@ from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.target_frame import Publish
 from molmo2_ros.ros.worker import Worker
-from molmo2_ros.tracking.target import Target
+from molmo2_ros.tracking.target import shown
 from molmo2_ros.tracking.tracker import Tracker
 
 _WAIT_S = 0.5
@@ -94,8 +94,15 @@ class Carrying:
 
     def _step(self) -> None:
         message = self.mailbox.take(_WAIT_S)
-        if message is None:
-            return
+        if message is not None:
+            self.follow(message)
+
+    def follow(self, message: Image | CompressedImage) -> None:
+        """Carry the targets to an image, and publish them.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
         parameters = self._parameters()
         frame = self._frames.frame_of(
             message, parameters.depth_tolerance_s, parameters.image_rotation
@@ -106,7 +113,9 @@ class Carrying:
         self.frame_rate.tick()
         # The tracker first: an answer must never be about a frame that it has not seen.
         started_s = time.perf_counter()
-        targets = [t for t in self._tracker.update(frame) if _is_shown(t, parameters)]
+        targets = shown(
+            self._tracker.update(frame), parameters.target_max_age_s, parameters.min_quality
+        )
         self.carry_s = time.perf_counter() - started_s
         self.oldest_s = max((target.age_s for target in targets), default=0.0)
         self._on_frame(frame)
@@ -114,8 +123,3 @@ class Carrying:
         self.metres.add(frame, targets, self._frames.obstacles)
         self._results.publish_targets(frame, targets, parameters)
         self._place(targets, frame.stamp_ns, frame.frame_id)
-
-
-def _is_shown(target: Target, parameters: GroundingParameters) -> bool:
-    fresh = target.age_s <= parameters.target_max_age_s
-    return fresh and target.quality >= parameters.min_quality

@@ -28,10 +28,12 @@ class ProblemLog:
 
     Args:
         logger: of the node.
+        about: what stands before each line: the camera, where there are several.
     """
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, about: str = "") -> None:
         self._logger = logger
+        self._about = f"{about} " if about else ""
         self._lock = threading.Lock()  # guards the four below
         self._counts: Counter[str] = Counter()
         self._logged_at: dict[tuple[str, str], float] = {}
@@ -59,7 +61,7 @@ class ProblemLog:
                 self._logged_at.clear()
             self._logged_at[key] = now
         again = f" ({more} more like this)" if more else ""
-        self._logger.error(f"{place}: {text}{again}")
+        self._logger.error(f"{self._about}{place}: {text}{again}")
 
     def count(self, kind: type[Molmo2Error]) -> None:
         """Count a problem that is told elsewhere, without a log line."""

@@ -4,52 +4,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import String
 
-from molmo2_ros.answer_json import queries_json
-from molmo2_ros.camera.clip import ClipBuffer
+from molmo2_ros.answer_loop import AnswerLoop, AnswerTerms
+from molmo2_ros.asking import ModelFacts
 from molmo2_ros.camera.stamp import NS_PER_S
-from molmo2_ros.errors import ConfigError, EngineError, Molmo2Error, QueryError, ServerError
+from molmo2_ros.errors import ConfigError, EngineError, Molmo2Error, ServerError
 from molmo2_ros.opening import Model, facts_of, grounder_of, open_model
-from molmo2_ros.prompt.query import Query, parse_query
-from molmo2_ros.query_commands import apply_text
 from molmo2_ros.remote.address import is_url
 from molmo2_ros.remote.grounder import refuse_constrained
 from molmo2_ros.remote.server import RemoteServer, RemoteSettings
 from molmo2_ros.ros import compat, qos
-from molmo2_ros.ros.answering import Answering
-from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, diagnostic_array
-from molmo2_ros.ros.frames import FrameAssembler
+from molmo2_ros.ros.grounded_camera import GroundedCamera, camera_names, of_camera
 from molmo2_ros.ros.grounding_status import grounding_statuses
 from molmo2_ros.ros.parameter_server import ParameterServer
-from molmo2_ros.ros.parameters import GroundingParameters
+from molmo2_ros.ros.parameters import GroundedCameraParameters, GroundingParameters
 from molmo2_ros.ros.process import run_node
 from molmo2_ros.ros.process_meter import ProcessMeter
-from molmo2_ros.ros.results import Results
-from molmo2_ros.ros.target_frame import TargetFrame, TfTransforms
+from molmo2_ros.ros.target_frame import TfTransforms
+from molmo2_ros.ros.worker import Worker
 from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.self_test import SelfTest, prove
-from molmo2_ros.standing import StandingQueries, StandingQuery, parse_standing
-from molmo2_ros.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from molmo2_ros.ros.web_beside import WebBeside
 
 _QUERIES_PERIOD_S = 1.0
-_CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
-_ANSWER_PATIENCE_S = 5.0  # an answer may take so long and still be carried to now
+_STOP_PATIENCE_S = 30.0
 
 
 class GroundingNode(LifecycleNode):
-    """Callbacks stamp, check and store; one worker follows the camera, one owns the engine.
+    """Callbacks stamp, check and store; a worker follows each camera, one owns the engine.
 
     Configure loads the engine, activate subscribes, deactivate frees the queues, cleanup lets the
     engine go. Diagnostics are published in every state.
@@ -67,6 +58,13 @@ class GroundingNode(LifecycleNode):
         self._load = load
         self._problems = ProblemLog(self.get_logger())
         self._process = ProcessMeter()
+        self._engine: Model | None = None
+        self._self_test: SelfTest | None = None
+        self._cameras: tuple[GroundedCamera, ...] = ()
+        self._loop: AnswerLoop | None = None
+        self._answering: Worker | None = None
+        self._transforms: TfTransforms | None = None
+        self._web: WebBeside | None = None
         self._server = ParameterServer(
             self,
             GroundingParameters,
@@ -74,28 +72,32 @@ class GroundingNode(LifecycleNode):
             changed=self._on_parameters,
             frozen=self._why_frozen,
         )
-        parameters = self._server.snapshot
-        self._queries = StandingQueries(parameters.max_queries)
-        self._results = Results(self)
-        self._engine: Model | None = None
-        self._self_test: SelfTest | None = None
-        self._carrying: Carrying | None = None
-        self._answering: Answering | None = None
-        self._target_frame: TargetFrame | None = None
-        self._web: WebBeside | None = None
-        self._subscriptions_of_active: list[Any] = []
-        # As fast as life, also where use_sim_time slows the node's own clock.
-        self._expiry_timer = self.create_timer(
-            _QUERIES_PERIOD_S, self._expire_queries, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        self._of_camera: dict[str, ParameterServer[GroundedCameraParameters]] = {}
+        for name in camera_names(self._server.snapshot.cameras):
+            if name:
+                self._of_camera[name] = ParameterServer(
+                    self,
+                    GroundedCameraParameters,
+                    check=partial(self._check_camera_parameters, name),
+                    changed=partial(self._on_camera_parameters, name),
+                    frozen=self._why_frozen,
+                    prefix=f"{name}.",
+                )
+        self._cameras = tuple(
+            GroundedCamera(
+                self,
+                name,
+                parameters=partial(self._parameters_of, name),
+                problems=ProblemLog(self.get_logger(), name),
+                model=self._model,
+            )
+            for name in (self._of_camera or ("",))
         )
-        self._take_queries(parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.result_qos())
         self._diagnostics_timer = self.create_timer(
-            parameters.diagnostics_period_s, self._publish_diagnostics
+            self._server.snapshot.diagnostics_period_s, self._publish_diagnostics
         )
         self.create_timer(_QUERIES_PERIOD_S, self._publish_queries)
-        self.create_subscription(String, "~/query", self._on_query, qos.result_qos())
-        self.create_subscription(String, "~/ask", self._on_ask, qos.result_qos())
 
     is_done = False
 
@@ -164,75 +166,30 @@ class GroundingNode(LifecycleNode):
             self._problems.report("answer", error)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe to the camera and begin to answer."""
+        """Subscribe to the cameras and begin to answer."""
         assert self._engine is not None
-        parameters = self._server.snapshot
         result = super().on_activate(state)
-        frames = FrameAssembler(self._problems)
-        clip = ClipBuffer(
-            parameters.clip_duration_s, parameters.clip_max_frames, keep_fps=_CLIP_FPS
-        )
-        shared: dict[str, Any] = {
-            "clip": clip,
-            "tracker": Tracker(buffer_s=parameters.clip_duration_s + _ANSWER_PATIENCE_S),
-            "results": self._results,
-            "parameters": lambda: self._server.snapshot,
-            "problems": self._problems,
-            "context": self.context,
-        }
-        target_frame = self._make_target_frame(parameters.target_frame)
-        answering = Answering(grounder=grounder_of(self._engine), queries=self._queries, **shared)
-        carrying = Carrying(
-            frames=frames, on_frame=answering.on_frame, place=target_frame.put, **shared
-        )
-        self._answering, self._carrying = answering, carrying
-        self._target_frame = target_frame
-        self._subscribe(frames, carrying, parameters)
-        target_frame.start()
-        carrying.start()
-        answering.start()
-        self._publish_queries()
-        self.get_logger().info(
-            f"active: {len(self._queries.all(time.monotonic()))} standing queries"
-        )
-        return result
-
-    def _make_target_frame(self, frame_id: str) -> TargetFrame:
-        tf2_ros = compat.tf2_ros() if frame_id else None
-        return TargetFrame(
-            frame_id,
-            None if tf2_ros is None else TfTransforms(self, tf2_ros),
-            publish=self._results.publish_places,
+        tf2_ros = compat.tf2_ros() if self._server.snapshot.target_frame else None
+        self._transforms = None if tf2_ros is None else TfTransforms(self, tf2_ros)
+        loop = AnswerLoop(
+            grounder=grounder_of(self._engine, num_cameras=len(self._cameras)),
+            cameras=[camera.make_ready(self._transforms) for camera in self._cameras],
+            terms=self._answer_terms,
             problems=self._problems,
-            context=self.context,
         )
-
-    def _subscribe(
-        self, frames: FrameAssembler, carrying: Carrying, parameters: GroundingParameters
-    ) -> None:
-        is_raw = parameters.image_transport == "raw"
-        wanted: list[tuple[Any, str, Callable[[Any], None]]] = [
-            (Image, "image", carrying.mailbox.put)
-            if is_raw
-            else (CompressedImage, "image/compressed", carrying.mailbox.put),
-            (CameraInfo, "camera_info", frames.on_camera_info),
-        ]
-        if parameters.use_depth:
-            wanted.append((Image, "depth", frames.on_depth))
-            wanted.append((CameraInfo, "depth/camera_info", frames.on_depth_info))
-        pictures = qos.image_qos(parameters.image_reliability)
-        self._subscriptions_of_active = [
-            compat.subscribe(
-                self, kind, topic, callback, pictures, carrying.on_lost if index == 0 else None
-            )
-            for index, (kind, topic, callback) in enumerate(wanted)
-        ]
+        self._loop = loop
+        self._answering = Worker("answer", loop.step, self._problems, self.context)
+        for camera in self._cameras:
+            camera.start(loop)
+        self._answering.start()
+        self._publish_queries()
+        now_s = time.monotonic()
+        num_queries = sum(len(camera.queries.all(now_s)) for camera in self._cameras)
+        self.get_logger().info(f"active: {num_queries} standing queries")
+        return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, let the queues go, and stop answering."""
-        for subscription in self._subscriptions_of_active:
-            self.destroy_subscription(subscription)
-        self._subscriptions_of_active = []
         self._stop_workers()
         self._publish_queries()
         self.get_logger().info("inactive")
@@ -256,14 +213,16 @@ class GroundingNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _stop_workers(self) -> None:
-        carrying, self._carrying = self._carrying, None
+        loop, self._loop = self._loop, None
         answering, self._answering = self._answering, None
-        target_frame, self._target_frame = self._target_frame, None
-        if carrying is not None:
-            carrying.stop()
-        if target_frame is not None:
-            target_frame.stop()
-        if answering is not None and not answering.stop():
+        transforms, self._transforms = self._transforms, None
+        if loop is not None:
+            loop.stop()  # so that it comes to its end while the cameras do
+        for camera in self._cameras:
+            camera.stop()
+        if transforms is not None:
+            transforms.close()
+        if answering is not None and not answering.stop(_STOP_PATIENCE_S):
             self._problems.report(
                 "engine",
                 EngineError(
@@ -271,6 +230,18 @@ class GroundingNode(LifecycleNode):
                     "then the machine is busier than it looks"
                 ),
             )
+
+    # ---- parameters
+
+    def _parameters_of(self, camera: str) -> GroundingParameters:
+        own = self._of_camera.get(camera)
+        return of_camera(self._server.snapshot, None if own is None else own.snapshot)
+
+    def _answer_terms(self) -> AnswerTerms:
+        parameters = self._server.snapshot
+        return AnswerTerms(
+            deadline_s=parameters.answer_deadline_s, constrained=parameters.constrained
+        )
 
     def _why_frozen(self) -> str:
         if self._engine is None:
@@ -283,93 +254,50 @@ class GroundingNode(LifecycleNode):
     def _check_parameters(self, after: GroundingParameters) -> None:
         """Refuse a list of queries that could not stand, and what a server cannot do."""
         refuse_constrained(after.constrained and is_url(after.engine))
-        if after.queries == self._server.snapshot.queries:
-            return
-        queries = parse_standing(after.queries)
-        if len(queries) > after.max_queries:
-            raise QueryError(
-                f"{len(queries)} queries, expected at most max_queries = {after.max_queries}; "
-                "raise it or ask less"
+        before = self._server.snapshot
+        if after.cameras != before.cameras:
+            raise ConfigError(
+                "parameter cameras cannot change while the node runs, as its topics are made of "
+                "it; start the node again with the new names"
             )
-        for query in queries:
-            self._check_query(query)
+        if after.queries != before.queries or after.max_queries < before.max_queries:
+            for camera in self._cameras:
+                own = self._of_camera.get(camera.name)
+                camera.check_queries(of_camera(after, None if own is None else own.snapshot))
+
+    def _check_camera_parameters(self, name: str, after: GroundedCameraParameters) -> None:
+        """Refuse a list of queries that could not stand beside the node's."""
+        if after.queries != self._of_camera[name].snapshot.queries:
+            for camera in self._cameras:
+                if camera.name == name:
+                    camera.check_queries(of_camera(self._server.snapshot, after))
 
     def _on_parameters(self, before: GroundingParameters, after: GroundingParameters) -> None:
-        self._queries.max_queries = after.max_queries
         if before.diagnostics_period_s != after.diagnostics_period_s:
             self._diagnostics_timer.timer_period_ns = round(after.diagnostics_period_s * NS_PER_S)
             self._diagnostics_timer.reset()  # else the old period runs out first
-        if before.queries != after.queries:
-            self._take_queries(after)
-            self._publish_queries()
+        for camera in self._cameras:
+            camera.queries.max_queries = after.max_queries
+            if before.queries != after.queries:
+                camera.take_queries()
+                camera.publish_queries()
 
-    def _take_queries(self, parameters: GroundingParameters) -> None:
-        """Let the queries of the parameter stand; a bad list given at start is reported instead."""
-        try:
-            queries = parse_standing(parameters.queries)
-            gone = self._queries.replace_parameter(queries, time.monotonic())
-        except Molmo2Error as error:
-            self._problems.report("query", error)
-        else:
-            self._queries_changed(gone)
+    def _on_camera_parameters(
+        self, name: str, before: GroundedCameraParameters, after: GroundedCameraParameters
+    ) -> None:
+        for camera in self._cameras:
+            if camera.name == name and before.queries != after.queries:
+                camera.take_queries()
+                camera.publish_queries()
 
-    def _on_query(self, message: String) -> None:
-        try:
-            gone = apply_text(self._queries, message.data, time.monotonic(), self._check_query)
-        except Molmo2Error as error:
-            self._problems.report("query", error)
-        else:
-            self._queries_changed(gone)
-            self._publish_queries()
+    # ---- what is told each second
 
-    def _check_query(self, query: Query) -> None:
-        if self._answering is not None:
-            self._answering.check(query)
-
-    def _on_ask(self, message: String) -> None:
-        try:
-            query = parse_query(message.data, default_name="ask")
-            if self._answering is None:
-                raise QueryError(
-                    f"question {message.data[:60]!r} came while the node is not active, expected "
-                    "an active node; activate it (ros2 lifecycle set ... activate) and ask again"
-                )
-            self._answering.ask(query)
-        except Molmo2Error as error:
-            self._problems.report("query", error)
-
-    def _queries_changed(self, gone: list[StandingQuery]) -> None:
-        """Let go what stands no more, and wake up when the next one's time is over."""
-        if self._answering is not None:
-            self._answering.queries_changed(gone)
-        expiry_s = self._queries.next_expiry_s
-        self._expiry_timer.cancel()
-        if expiry_s is not None:
-            left_s = max(expiry_s - time.monotonic(), 0.001)
-            self._expiry_timer.timer_period_ns = round(left_s * NS_PER_S)
-            self._expiry_timer.reset()
-
-    def _expire_queries(self) -> None:
-        gone = self._queries.expire(time.monotonic())
-        self._queries_changed(gone)
-        if gone:
-            self._publish_queries()
+    def _model(self) -> ModelFacts | None:
+        return None if self._engine is None else facts_of(self._engine)
 
     def _publish_queries(self) -> None:
-        model = facts_of(self._engine) if self._engine is not None else None
-        answering = self._answering
-        now_s = time.monotonic()
-        self._results.publish_queries(
-            queries_json(
-                self._queries.all(now_s),
-                answering.states if answering is not None else {},
-                now_s,
-                default_rate_hz=self._server.snapshot.answer_rate_hz,
-                is_active=answering is not None,
-                engine=model.name if model is not None else "",
-                skills=model.skills if model is not None else (),
-            )
-        )
+        for camera in self._cameras:
+            camera.publish_queries()
 
     def _publish_diagnostics(self) -> None:
         statuses = grounding_statuses(
@@ -377,10 +305,8 @@ class GroundingNode(LifecycleNode):
             parameters=self._server.snapshot,
             engine=self._engine,
             self_test=self._self_test,
-            carrying=self._carrying,
-            answering=self._answering,
-            queries=self._queries.all(time.monotonic()),
-            results=self._results,
+            cameras=self._cameras,
+            loop=self._loop,
             problems=self._problems,
             process=self._process,
         )

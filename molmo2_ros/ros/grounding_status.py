@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from molmo2_ros.answer_loop import AnswerLoop
 from molmo2_ros.opening import Model, facts_of
 from molmo2_ros.remote.server import RemoteServer
-from molmo2_ros.ros.answering import Answering
-from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog, status
+from molmo2_ros.ros.grounded_camera import GroundedCamera
 from molmo2_ros.ros.metres import metres_status
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.process_meter import ProcessMeter
-from molmo2_ros.ros.results import Results
 from molmo2_ros.runtime.self_test import SelfTest
-from molmo2_ros.standing import StandingQuery
 
 _LOST_IS_MUCH = 0.1  # of the images
 
@@ -27,52 +26,49 @@ def grounding_statuses(
     parameters: GroundingParameters,
     engine: Model | None,
     self_test: SelfTest | None,
-    carrying: Carrying | None,
-    answering: Answering | None,
-    queries: Sequence[StandingQuery],
-    results: Results,
+    cameras: Sequence[GroundedCamera],
+    loop: AnswerLoop | None,
     problems: ProblemLog,
     process: ProcessMeter,
 ) -> list[DiagnosticStatus]:
     """How the node's parts are now.
 
     Args:
-        name: of the node.
+        name: of the node; lines about a camera with a name say `name/camera`.
         parameters: its newest snapshot.
         engine: None until it is configured.
         self_test: of that engine.
-        carrying: None unless it is active.
-        answering: None unless it is active.
-        queries: what stands.
-        results: its publishers.
-        problems: what went wrong.
+        cameras: those that share it.
+        loop: None unless it is active.
+        problems: what went wrong with none of the cameras.
         process: what it takes of the machine.
     """
+    names = {camera: f"{name}/{camera.name}" if camera.name else name for camera in cameras}
+    lines = []
+    for camera, of in names.items():
+        lines += [
+            _camera(of, camera),
+            _tracking(of, camera),
+            metres_status(
+                of,
+                None if camera.carrying is None else camera.carrying.metres.take(),
+                is_wanted=parameters.use_depth,
+                target_frame=parameters.target_frame,
+                elsewhere=camera.problems.recent("target_frame"),
+            ),
+        ]
     return [
-        _camera(name, parameters, carrying, problems),
-        _tracking(name, carrying, results),
-        metres_status(
-            name,
-            None if carrying is None else carrying.metres.take(),
-            is_wanted=parameters.use_depth,
-            target_frame=parameters.target_frame,
-            elsewhere=problems.recent("target_frame"),
-        ),
-        _engine(name, parameters, engine, self_test, answering, problems),
-        _answers(name, answering, problems),
-        _queries(name, queries, results, problems),
+        *lines,
+        _engine(name, parameters, engine, self_test, loop, problems),
+        _answers(name, loop, cameras, problems),
+        *(_queries(of, camera) for camera, of in names.items()),
         process.status(name),
     ]
 
 
-def _camera(
-    name: str,
-    parameters: GroundingParameters,
-    carrying: Carrying | None,
-    problems: ProblemLog,
-) -> DiagnosticStatus:
-    topic = "image" if parameters.image_transport == "raw" else "image/compressed"
-    if carrying is None:
+def _camera(name: str, camera: GroundedCamera) -> DiagnosticStatus:
+    topic, carrying, asked = camera.image_topic, camera.carrying, camera.asked
+    if carrying is None or asked is None:
         return status(f"{name}: camera", topic, {}, message="not active")
     num_received, num_lost = carrying.mailbox.num_put, carrying.num_lost
     warning = ""
@@ -100,13 +96,20 @@ def _camera(
         "frames_dropped": carrying.mailbox.num_dropped,
         "frames_lost_in_transport": num_lost,
         "has_depth": carrying.has_depth,
-        **{f"problems_{kind}": number for kind, number in problems.counts.items()},
+        "clip_frames": len(asked.clip),
+        "clip_mb": asked.clip.num_bytes / 1e6,
+        **_counted(camera.problems),
     }
-    error = problems.recent("camera")
+    error = camera.problems.recent("camera")
     return status(f"{name}: camera", topic, values, error=error, warning=warning)
 
 
-def _tracking(name: str, carrying: Carrying | None, results: Results) -> DiagnosticStatus:
+def _counted(problems: ProblemLog) -> dict[str, object]:
+    return {f"problems_{kind}": number for kind, number in problems.counts.items()}
+
+
+def _tracking(name: str, camera: GroundedCamera) -> DiagnosticStatus:
+    carrying = camera.carrying
     if carrying is None:
         return status(f"{name}: tracking", "", {}, message="not active")
     frames, mailbox = carrying.frame_rate, carrying.mailbox
@@ -123,7 +126,7 @@ def _tracking(name: str, carrying: Carrying | None, results: Results) -> Diagnos
         "targets_lost": carrying.num_targets_lost,
         "carry_ms": carrying.carry_s * 1e3,
         "frames": frames.count,
-        "points_rate_hz": results.points_rate.rate_hz,
+        "points_rate_hz": camera.results.points_rate.rate_hz,
     }
     return status(f"{name}: tracking", "", values, warning=warning)
 
@@ -133,7 +136,7 @@ def _engine(
     parameters: GroundingParameters,
     engine: Model | None,
     self_test: SelfTest | None,
-    answering: Answering | None,
+    loop: AnswerLoop | None,
     problems: ProblemLog,
 ) -> DiagnosticStatus:
     error = problems.standing("engine")
@@ -165,33 +168,42 @@ def _engine(
         values,
         error=error,
         warning=warning,
-        message="answering" if answering is not None else "loaded",
+        message="answering" if loop is not None else "loaded",
     )
 
 
-def _answers(name: str, answering: Answering | None, problems: ProblemLog) -> DiagnosticStatus:
-    error = problems.recent("answer")
-    if answering is None:
-        return status(f"{name}: answers", "", {}, error=error, message="not active")
-    return status(
-        f"{name}: answers", "", answering.facts(), error=error, warning=answering.pace.warning
-    )
-
-
-def _queries(
-    name: str, queries: Sequence[StandingQuery], results: Results, problems: ProblemLog
+def _answers(
+    name: str,
+    loop: AnswerLoop | None,
+    cameras: Sequence[GroundedCamera],
+    problems: ProblemLog,
 ) -> DiagnosticStatus:
+    error = problems.recent("answer")
+    if loop is None:
+        values = _counted(problems)
+        return status(f"{name}: answers", "", values, error=error, message="not active")
+    values = {
+        "answers": sum(camera.results.answer_rate.count for camera in cameras),
+        "answers_rate_hz": sum(camera.results.answer_rate.rate_hz for camera in cameras),
+        **loop.facts(),
+        **_counted(problems),
+    }
+    return status(f"{name}: answers", "", values, error=error, warning=loop.pace.warning)
+
+
+def _queries(name: str, camera: GroundedCamera) -> DiagnosticStatus:
+    queries = camera.queries.all(time.monotonic())
     values: dict[str, object] = {
         f"query_{entry.id}": f"{entry.query.kind.value}: {entry.query.words[:100]}"
         for entry in queries
     }
-    values["detections"] = results.detections_text
-    values["answers_rate_hz"] = results.answer_rate.rate_hz
+    values["detections"] = camera.results.detections_text
+    values["answers_rate_hz"] = camera.results.answer_rate.rate_hz
     return status(
         f"{name}: queries",
         "",
         values,
-        error=problems.recent("query"),
+        error=camera.problems.recent("query"),
         warning="" if queries else "nothing is asked; publish to ~/query or set `queries`",
         message=f"{len(queries)} standing",
     )

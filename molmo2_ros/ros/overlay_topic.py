@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rclpy.lifecycle import LifecycleNode
 
 from molmo2_ros import overlay
 from molmo2_ros.camera.encodings import encode_jpeg
@@ -17,6 +15,7 @@ from molmo2_ros.camera.frame import Frame
 from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.ros import images
 from molmo2_ros.ros.parameters import GroundingParameters
+from molmo2_ros.ros.topics import Publisher
 from molmo2_ros.tracking.target import Target
 
 Picture = npt.NDArray[np.uint8]
@@ -30,12 +29,12 @@ class OverlayTopic:
     drawing and compressing do.
 
     Args:
-        node: tells the time, for the latency that is shown.
+        now_ns: tells the time, for the latency that is shown.
         publisher: of CompressedImage.
     """
 
-    def __init__(self, node: LifecycleNode, publisher: Any) -> None:
-        self._node = node
+    def __init__(self, now_ns: Callable[[], int], publisher: Publisher) -> None:
+        self._now_ns = now_ns
         self._publisher = publisher
         self._trails = overlay.Trails()
         self._picture: Picture = np.zeros((0, 0, 3), np.uint8)
@@ -86,7 +85,7 @@ class OverlayTopic:
 
     def _latency(self, frame: Frame) -> list[str]:
         """How long ago the camera saw this, where its clock is ours."""
-        late_ns = self._node.get_clock().now().nanoseconds - frame.stamp_ns
+        late_ns = self._now_ns() - frame.stamp_ns
         return [f"{late_ns / 1e6:.0f} ms"] if 0 <= late_ns < _CREDIBLE_NS else []
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
-from molmo2_ros.ros.parameters import NODES
+from molmo2_ros.ros.parameters import NODES, OF_EACH_CAMERA
 from molmo2_ros.ros.settings import Setting, Value, settings_of
 
 _HEAD = """# Parameters
@@ -26,15 +27,23 @@ def parameters_markdown() -> str:
     for node_name, cls in NODES.items():
         assert cls.__doc__
         parts.append(f"\n## {node_name}\n\n{cls.__doc__}\n\n")
-        parts.append("| parameter | type | default | unit | range | live | meaning |\n")
-        parts.append("|---|---|---|---|---|---|---|\n")
-        parts.extend(_row(about) for about in settings_of(cls).values())
+        parts.append(_table(settings_of(cls).values()))
+        if node_name in OF_EACH_CAMERA:
+            per_camera = OF_EACH_CAMERA[node_name]
+            assert per_camera.__doc__
+            parts.append(f"\n### Of each named camera\n\n{per_camera.__doc__}\n\n")
+            parts.append(_table(settings_of(per_camera).values(), "NAME."))
     return "".join(parts)
 
 
-def _row(about: Setting) -> str:
+def _table(settings: Iterable[Setting], prefix: str = "") -> str:
+    head = "| parameter | type | default | unit | range | live | meaning |\n"
+    return head + "|---|---|---|---|---|---|---|\n" + "".join(_row(a, prefix) for a in settings)
+
+
+def _row(about: Setting, prefix: str) -> str:
     cells = (
-        f"`{about.name}`",
+        f"`{prefix}{about.name}`",
         about.type_name,
         _value_text(about.default),
         about.unit,

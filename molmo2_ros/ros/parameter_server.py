@@ -32,6 +32,7 @@ class ParameterServer(Generic[P]):
         check: refuses a whole new snapshot by raising a Molmo2Error.
         changed: told the snapshots before and after each accepted change.
         frozen: why a setting that is not live cannot change now, or "" where it can.
+        prefix: what stands before each name, such as `front.`.
 
     Raises:
         ConfigError: a value given at start has another type or is out of range.
@@ -45,7 +46,9 @@ class ParameterServer(Generic[P]):
         check: Callable[[P], None],
         changed: Callable[[P, P], None],
         frozen: Callable[[], str],
+        prefix: str = "",
     ) -> None:
+        self._prefix = prefix
         self._cls = cls
         self._settings = settings_of(cls)
         self._check = check
@@ -53,9 +56,9 @@ class ParameterServer(Generic[P]):
         self._frozen = frozen
         self._lock = threading.Lock()  # guards _snapshot
         for about in self._settings.values():
-            _declare(node, about)
-        values = {name: node.get_parameter(name).value for name in self._settings}
-        self._snapshot = snapshot_from(cls, values)
+            _declare(node, about, prefix)
+        values = {name: node.get_parameter(prefix + name).value for name in self._settings}
+        self._snapshot = self._in_words(lambda: snapshot_from(cls, values))
         compat.watch_parameters(node, self._judge, self._apply)
 
     @property
@@ -65,14 +68,22 @@ class ParameterServer(Generic[P]):
             return self._snapshot
 
     def _next(self, parameters: list[Parameter[Any]]) -> P:
-        values = {p.name: p.value for p in parameters if p.name in self._settings}
-        return snapshot_from(self._cls, values, start=self.snapshot)
+        names = {self._prefix + name: name for name in self._settings}
+        values = {names[p.name]: p.value for p in parameters if p.name in names}
+        return self._in_words(lambda: snapshot_from(self._cls, values, start=self.snapshot))
+
+    def _in_words(self, make: Callable[[], P]) -> P:
+        """Say where a refused value stands, too."""
+        try:
+            return make()
+        except ConfigError as error:
+            raise ConfigError(f"{self._prefix}: {error}" if self._prefix else str(error)) from error
 
     def _judge(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         try:
             after = self._next(parameters)
-            self._refuse_frozen(after)
             self._check(after)
+            self._refuse_frozen(after)
         except Molmo2Error as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -83,7 +94,7 @@ class ParameterServer(Generic[P]):
         for name in changed:
             why = "" if self._settings[name].live else self._frozen()
             if why:
-                raise ConfigError(f"parameter {name} cannot change now: {why}")
+                raise ConfigError(f"parameter {self._prefix}{name} cannot change now: {why}")
 
     def _apply(self, parameters: list[Parameter[Any]]) -> None:
         before, after = self.snapshot, self._next(parameters)
@@ -94,7 +105,7 @@ class ParameterServer(Generic[P]):
         self._changed(before, after)
 
 
-def _declare(node: Node, about: Setting) -> None:
+def _declare(node: Node, about: Setting, prefix: str) -> None:
     descriptor = ParameterDescriptor(
         description=f"{about.description} [{about.unit}]" if about.unit else about.description,
         additional_constraints=about.range_text if about.choices else "",
@@ -108,11 +119,11 @@ def _declare(node: Node, about: Setting) -> None:
             descriptor.floating_point_range = [span]
     try:
         if isinstance(about.default, tuple):
-            compat.declare_string_array(node, about.name, about.default, descriptor)
+            compat.declare_string_array(node, prefix + about.name, about.default, descriptor)
         else:
-            node.declare_parameter(about.name, about.default, descriptor)
+            node.declare_parameter(prefix + about.name, about.default, descriptor)
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         expected = about.range_text or f"a {about.type_name}"
         raise ConfigError(
-            f"parameter {about.name}: {error}; expected {expected}; see docs/parameters.md"
+            f"parameter {prefix}{about.name}: {error}; expected {expected}; see docs/parameters.md"
         ) from error

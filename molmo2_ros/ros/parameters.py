@@ -161,8 +161,15 @@ class GroundingParameters:
         "alone. One empty string stands for none.",
         live=True,
     )
+    cameras: tuple[str, ...] = setting(
+        ("",),
+        "Names of the cameras that this node's engine is shared by. Each is the first part of its "
+        "topics: `front` reads front/image and front/camera_info, publishes ~/front/points and "
+        "takes ~/front/query. One empty string stands for a single camera, whose topics have no "
+        "such part. Read at start.",
+    )
     max_queries: int = setting(
-        16, "Standing queries that may run at once.", minimum=1, maximum=256, live=True
+        16, "Standing queries of a camera that may run at once.", minimum=1, maximum=256, live=True
     )
     image_transport: str = setting(
         "raw", "Subscribe to `image` or to `image/compressed`.", choices=("raw", "compressed")
@@ -207,6 +214,14 @@ class GroundingParameters:
     )
     clip_max_frames: int = setting(
         128, "Frames kept of the clip; more memory, finer times.", minimum=2, maximum=384
+    )
+    clip_max_mb: float = setting(
+        512.0,
+        "What a camera's clip may take of memory, pictures and depth together; a camera of many "
+        "pixels has a shorter clip for it.",
+        unit="MB",
+        minimum=1.0,
+        maximum=1e6,
     )
     answer_rate_hz: float = setting(
         0.0,
@@ -278,6 +293,32 @@ class GroundingParameters:
         minimum=0.1,
         maximum=60.0,
         live=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroundedCameraParameters:
+    """What `grounding_node` does otherwise for one camera of several, each under NAME. of it."""
+
+    queries: tuple[str, ...] = setting(
+        ("",),
+        "Queries that stand about this camera, besides those of the node's `queries`, which stand "
+        "about every camera.",
+        live=True,
+    )
+    answer_rate_hz: float = setting(
+        0.0,
+        "As the node's `answer_rate_hz`, for this camera; 0 takes the node's.",
+        unit="Hz",
+        minimum=0.0,
+        maximum=60.0,
+        live=True,
+    )
+    image_rotation: int = setting(
+        0,
+        "As the node's `image_rotation`, which is that of a camera without a name.",
+        unit="deg",
+        choices=(0, 90, 180, 270),
     )
 
 
@@ -440,4 +481,8 @@ NODES: dict[
     "grounding_node": GroundingParameters,
     "recorder_node": RecorderParameters,
     "web_node": WebParameters,
+}
+# Under NAME. of each camera that a node names.
+OF_EACH_CAMERA: dict[str, type[GroundedCameraParameters]] = {
+    "grounding_node": GroundedCameraParameters
 }

@@ -1,13 +1,11 @@
-"""Every topic that the grounding node publishes, and what goes on it."""
+"""Every topic that the grounding node publishes about a camera, and what goes on it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from geometry_msgs.msg import PointStamped
-from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import ImageMarker, MarkerArray
@@ -16,34 +14,33 @@ from molmo2_ros.answer_json import answer_json
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Query, QueryKind
-from molmo2_ros.ros import clouds, compat, markers, qos
+from molmo2_ros.ros import clouds, compat, markers
 from molmo2_ros.ros.diagnostics import RateMeter
 from molmo2_ros.ros.overlay_topic import OverlayTopic
 from molmo2_ros.ros.parameters import GroundingParameters
+from molmo2_ros.ros.topics import Topics
 from molmo2_ros.tracking.target import Target
 
 _MOST_CAPTION = 40  # characters
 
 
 class Results:
-    """The node's publishers; silent while the node is not active.
+    """The publishers of one camera; silent while the node is not active.
 
     Args:
-        node: where they are created.
+        topics: makes them.
     """
 
-    def __init__(self, node: LifecycleNode) -> None:
-        def topic(name: str, kind: Any) -> Any:
-            return node.create_lifecycle_publisher(kind, f"~/{name}", qos.result_qos())
-
+    def __init__(self, topics: Topics) -> None:
+        topic = topics.result
         self._points = topic("points", PointCloud2)
         self._tracks = topic("tracks", PointCloud2)
         self._target = topic("target", PointStamped)
         self._markers = topic("markers", ImageMarker)
         self._markers_3d = topic("markers_3d", MarkerArray)
         self._answer = topic("answer", String)
-        self._overlay = OverlayTopic(node, topic("overlay/compressed", CompressedImage))
-        self._queries = node.create_publisher(String, "~/queries", qos.state_qos())
+        self._overlay = OverlayTopic(topics.now_ns, topic("overlay/compressed", CompressedImage))
+        self._queries = topics.state("queries", String)
         self._vision_msgs = compat.vision_msgs()
         if self._vision_msgs is not None:
             self._detections = topic("detections", self._vision_msgs.Detection2DArray)

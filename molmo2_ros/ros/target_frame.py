@@ -122,7 +122,7 @@ class TargetFrame:
 
     Args:
         target_frame: "" to give everything in the camera's frame at once.
-        transforms: None where tf2 is not installed.
+        transforms: None where tf2 is not installed; whoever made it closes it.
         publish: gets the targets with points in the frame that it is told.
         problems: takes note of transforms that are not known.
         context: of the node.
@@ -153,8 +153,6 @@ class TargetFrame:
         """End, and let what waits go."""
         if self._target_frame:
             self._worker.stop(timeout_s=10.0)
-        if self._transforms is not None:
-            self._transforms.close()
 
     def put(self, targets: Sequence[Target], stamp_ns: int, frame_id: str) -> None:
         """Take the targets of one image, in its frame."""

@@ -27,17 +27,24 @@ class WebBeside:
     """
 
     def __init__(self, node: Node, wanted: GroundingParameters) -> None:
-        raw = str(node.resolve_topic_name("image"))
-        compressed = str(node.resolve_topic_name("image/compressed"))
         is_raw = wanted.image_transport == "raw"
+        name = node.get_fully_qualified_name()
+
+        def image_topic(camera: str) -> str:
+            prefix = f"{camera}/" if camera else ""
+            if is_raw:
+                return str(node.resolve_topic_name(f"{prefix}image"))
+            compressed = str(node.resolve_topic_name(f"{prefix}image/compressed"))
+            return compressed.removesuffix("/compressed")
+
         values = {
             "host": wanted.web_host,
             "port": wanted.web_port,
             "token": wanted.web_token,
-            "image_topics": [raw if is_raw else compressed.removesuffix("/compressed")],
+            "image_topics": [image_topic(camera) for camera in wanted.cameras],
             "image_transport": wanted.image_transport,
             "image_reliability": wanted.image_reliability,
-            "grounding_nodes": [node.get_fully_qualified_name()],
+            "grounding_nodes": [f"{name}/{c}" if c else name for c in wanted.cameras],
         }
         # The command line speaks of the other node: a new name given to it must not become ours.
         self.node = WebNode(

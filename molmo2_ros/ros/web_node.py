@@ -188,19 +188,21 @@ class WebNode(Node):
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         lines: dict[str, list[dict[str, Any]]] = {}
-        names = {name.rsplit("/", 1)[-1]: name for name in self.nodes}
         for line in message.status:
             name, _, part = line.name.partition(": ")
-            if name not in names and part not in _SHOWN_PARTS:
-                continue
-            lines.setdefault(names.get(name, name), []).append(
-                {
+            # What a node says of all its cameras is told with each of them.
+            about = [node for node in self.nodes if f"/{name}/" in f"/{node}/"]
+            if not about and part in _SHOWN_PARTS:
+                about = [name]
+            if about:
+                told_line = {
                     "name": line.name,
                     "level": line.level[0] if isinstance(line.level, bytes) else int(line.level),
                     "message": line.message,
                     "values": {entry.key: entry.value for entry in line.values},
                 }
-            )
+                for node in about:
+                    lines.setdefault(node, []).append(told_line)
         for name, told in lines.items():
             self.hub.tell_status(name, told)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -23,3 +24,14 @@ class Target:
     confidence: float  # 0..1, that the model's point is right; NaN where it is unknown
     measured: bool  # the model answered on this very frame; otherwise carried here by flow
     z_std_m: float = math.nan  # standard deviation of z, metres; NaN without point_m
+
+
+def shown(targets: Iterable[Target], max_age_s: float, min_quality: float) -> list[Target]:
+    """Those that may still be believed in.
+
+    Args:
+        targets: of one frame.
+        max_age_s: the model confirmed them no longer ago.
+        min_quality: optical flow held on to them at least so well.
+    """
+    return [t for t in targets if t.age_s <= max_age_s and t.quality >= min_quality]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -10,21 +9,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from molmo2_ros.anchors import Anchors, places_of
-from molmo2_ros.answer_json import QueryState, answer_json, queries_json
+from molmo2_ros.answer_json import answer_payload, queries_payload
+from molmo2_ros.answer_loop import ANSWER_PATIENCE_S, AnswerLoop, AnswerTerms, AskedCamera
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.asking import AnyGrounder
-from molmo2_ros.camera.clip import Clip, ClipBuffer, PushResult
+from molmo2_ros.camera.clip import ClipBuffer, PushResult
 from molmo2_ros.camera.encodings import encode_jpeg
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.camera.playback import Playback
 from molmo2_ros.corrections import PictureName, Review
-from molmo2_ros.errors import DataError, ImageError, Molmo2Error, QueryError
-from molmo2_ros.prompt.query import Query, asked_once, parse_query
+from molmo2_ros.errors import DataError, ImageError, Molmo2Error
+from molmo2_ros.prompt.query import Query, parse_query
 from molmo2_ros.query_commands import apply_text
-from molmo2_ros.scheduler import Counts, Demand, Outcome, Scheduler
-from molmo2_ros.standing import StandingQueries, StandingQuery
-from molmo2_ros.tracking.target import Target
+from molmo2_ros.standing import StandingQueries
+from molmo2_ros.tracking.target import Target, shown
 from molmo2_ros.tracking.tracker import Tracker
 from molmo2_ros.web.hub import Hub
 from molmo2_ros.web.review_store import ReviewStore
@@ -35,9 +33,7 @@ _log = logging.getLogger(__name__)
 NODE = "molmo2"
 JPEG_QUALITY = 80
 MAX_QUERIES = 16
-MAX_WAITING_QUESTIONS = 8
 _CLIP_S, _CLIP_FRAMES, _CLIP_FPS = 5.0, 128, 8.0
-_ANSWER_PATIENCE_S = 5.0  # an answer may take so long and still be carried to now
 _MAX_AGE_S, _MIN_QUALITY = 3.0, 0.2  # of what is shown
 _STATE_PERIOD_S = 1.0
 _AFTER_A_PROBLEM_S = 1.0
@@ -71,18 +67,23 @@ class LocalBackend:
         self._store = store
         self._hub: Hub | None = None
         self._clip = ClipBuffer(_CLIP_S, _CLIP_FRAMES, keep_fps=_CLIP_FPS)
-        self._tracker = Tracker(buffer_s=_CLIP_S + _ANSWER_PATIENCE_S)
+        self._tracker = Tracker(buffer_s=_CLIP_S + ANSWER_PATIENCE_S)
         self._standing = StandingQueries(MAX_QUERIES)
-        self._anchors = Anchors()
-        self._news = threading.Event()
+        asked = AskedCamera(
+            name=camera,
+            clip=self._clip,
+            tracker=self._tracker,
+            queries=self._standing,
+            sink=self,
+            problems=self,
+        )
+        self._loop = AnswerLoop(
+            grounder=grounder, cameras=[asked], terms=AnswerTerms, problems=self
+        )
         self._closing = threading.Event()
-        self._lock = threading.Lock()  # guards the five below
-        self._scheduler: Scheduler[int] = Scheduler()
-        self._questions: deque[Query] = deque()
-        self._refusals: dict[int, str] = {}
+        self._lock = threading.Lock()  # guards the two below
         self._problem = ""
         self._frame_times: deque[float] = deque(maxlen=64)
-        self._last: Answer | None = None
         self._told_s = 0.0  # when state and status were told last
         for query in queries:
             grounder.check(query)
@@ -101,7 +102,7 @@ class LocalBackend:
     def close(self) -> None:
         """End both threads."""
         self._closing.set()
-        self._news.set()
+        self._loop.stop()
         for thread in self._threads:
             thread.join(_END_PATIENCE_S)
         self._playback.close()
@@ -110,23 +111,15 @@ class LocalBackend:
 
     def ask(self, node: str, text: str) -> None:
         """See Backend."""
-        query = asked_once(parse_query(text))
+        query = parse_query(text)
         self._grounder.check(query)
-        with self._lock:  # guards _questions
-            if len(self._questions) >= MAX_WAITING_QUESTIONS:
-                raise QueryError(
-                    f"{len(self._questions)} questions wait already, expected at most "
-                    f"{MAX_WAITING_QUESTIONS}; wait for an answer before asking again"
-                )
-            self._questions.append(query)
-        self._news.set()
+        self._loop.ask(self.cameras[0], query)
 
     def query(self, node: str, text: str) -> None:
         """See Backend."""
         gone = apply_text(self._standing, text, time.monotonic(), self._grounder.check)
-        self._let_go(gone)
+        self._loop.queries_changed(self.cameras[0], gone)
         self._tell_queries()
-        self._news.set()
 
     def review(self, review: Review) -> None:
         """See Backend."""
@@ -153,138 +146,69 @@ class LocalBackend:
         arrived_s = time.time()
         if self._clip.push(frame) is PushResult.REPEATED:
             return
-        targets = [t for t in self._tracker.update(frame) if _is_shown(t)]
+        targets = shown(self._tracker.update(frame), _MAX_AGE_S, _MIN_QUALITY)
         if self._store is not None:
             self._store.remember(frame)
-        with self._lock:  # guards _scheduler and _frame_times
-            self._scheduler.frame_arrived(self.cameras[0], frame.stamp_ns, time.monotonic())
+        with self._lock:  # guards _problem and _frame_times
             self._frame_times.append(time.monotonic())
             self._problem = ""
-        self._news.set()
+        self._loop.on_frame(self.cameras[0], frame)
         assert self._hub is not None
         self._hub.tell_scene(scene_of(self.cameras[0], NODE, frame, targets, arrived_s))
 
     # ---- the model's thread
 
     def _answer(self) -> None:
-        self._news.clear()
         self._tell_now_and_then()
-        newest = self._clip.newest
-        if newest is None:
-            self._news.wait(_WAIT_S)
-            return
-        self._let_go(self._standing.expire(time.monotonic()))
-        question = self._next_question()
-        if question is not None:
-            self._answer_free(question)
-            return
-        batch = self._next_batch()
-        if batch:
-            self._answer_standing(batch)
-        else:
-            self._news.wait(_WAIT_S)
+        gone = self._standing.expire(time.monotonic())
+        if gone:
+            self._loop.queries_changed(self.cameras[0], gone)
+            self._tell_queries()
+        self._loop.step()
 
-    def _next_question(self) -> Query | None:
-        with self._lock:  # guards _questions
-            return self._questions.popleft() if self._questions else None
+    def publish_answer(
+        self, answer: Answer, rows: Sequence[Target], query_id: int, frame: Frame
+    ) -> None:
+        """See AnswerSink."""
+        self._tell_answer(answer, rows, query_id, frame)
 
-    def _next_batch(self) -> list[StandingQuery]:
-        now_s = time.monotonic()
-        standing = {entry.id: entry for entry in self._standing.all(now_s)}
-        with self._lock:  # guards _scheduler and _refusals
-            self._refusals = {i: why for i, why in self._refusals.items() if i in standing}
-            self._scheduler.set_demands(
-                {
-                    entry.id: Demand(
-                        camera=self.cameras[0],
-                        reads=(self._grounder.sampling(entry.query), entry.query.detail),
-                        rate_hz=entry.query.terms.rate_hz,
-                        priority=entry.query.terms.priority,
-                        expires_s=entry.expires_s,
-                    )
-                    for entry in standing.values()
-                    if not entry.paused and entry.id not in self._refusals
-                },
-                now_s,
-            )
-            ids = self._scheduler.next(now_s)
-        self._anchors.keep(standing)
-        return [standing[query_id] for query_id in ids if query_id in standing]
+    def publish_refusal(self, query: Query, query_id: int, reason: str, frame: Frame) -> None:
+        """See AnswerSink."""
+        answer = Answer(query=query, text="", stamps_ns=(frame.stamp_ns,), problems=(reason,))
+        self._tell_answer(answer, (), query_id, frame, refused=True)
 
-    def _answer_free(self, query: Query) -> None:
-        clip = self._grounder.clip_for(self._clip, query)
-        answer = self._grounder.answer(
-            clip,
-            query,
-            on_partial=lambda partial: self._tell_answer(partial, 0, clip),
-            cancel=lambda _: self._closing.is_set(),
-        )
-        self._tell_answer(answer, 0, clip)
+    def forget(self, query_id: int) -> None:
+        """See AnswerSink."""
 
-    def _answer_standing(self, batch: list[StandingQuery]) -> None:
-        clip = self._grounder.clip_for(self._clip, batch[0].query)
-        ids: dict[Query, int] = {}
-        for entry in batch:
-            try:
-                ids[self._anchors.asked(entry.query, entry.id, clip)] = entry.id
-            except QueryError as error:
-                with self._lock:  # guards _refusals
-                    self._refusals[entry.id] = str(error)
-        if not ids:
-            return
-        with self._lock:  # guards _scheduler
-            self._scheduler.asked(ids.values(), clip.stamps_ns[-1], time.monotonic())
-        outcomes = dict.fromkeys(ids.values(), Outcome.CANCELLED)
+    def report(self, place: str, error: Molmo2Error) -> None:
+        """See Problems."""
+        _log.error("%s: %s", place, error)
 
-        def on_final(answer: Answer) -> None:
-            if not self._is_over(ids[answer.query]):
-                outcomes[ids[answer.query]] = Outcome.ANSWERED
-                self._tell_answer(answer, ids[answer.query], clip)
+    def count(self, kind: type[Molmo2Error]) -> None:
+        """See Problems."""
 
-        try:
-            self._grounder.answer_all(
-                clip,
-                list(ids),
-                on_partial=lambda partial: self._tell_answer(partial, ids[partial.query], clip),
-                on_final=on_final,
-                cancel=lambda query: self._is_over(ids[query]),
-            )
-        finally:
-            with self._lock:  # guards _scheduler
-                for query_id, outcome in outcomes.items():
-                    self._scheduler.ended(query_id, outcome, time.monotonic())
-
-    def _is_over(self, query_id: int) -> bool:
-        standing = {entry.id for entry in self._standing.all(time.monotonic()) if not entry.paused}
-        return self._closing.is_set() or query_id not in standing
-
-    def _tell_answer(self, answer: Answer, query_id: int, clip: Clip) -> None:
-        newest = clip.frames[-1]
-        rows = self._tracker.measure(answer, query_id) if query_id else ()
-        if not answer.partial:
-            self._last = answer
-            if answer.query.seed is not None:
-                self._anchors.learn(query_id, places_of(rows, newest.width, newest.height))
-        told: dict[str, Any] = json.loads(
-            answer_json(
-                answer,
-                rows,
-                query_id=query_id,
-                frame_id=newest.frame_id,
-                width=newest.width,
-                height=newest.height,
-            )
+    def _tell_answer(
+        self,
+        answer: Answer,
+        rows: Sequence[Target],
+        query_id: int,
+        frame: Frame,
+        *,
+        refused: bool = False,
+    ) -> None:
+        told = answer_payload(
+            answer,
+            rows,
+            query_id=query_id,
+            frame_id=frame.frame_id,
+            width=frame.width,
+            height=frame.height,
+            refused=refused,
         )
         assert self._hub is not None
         self._hub.tell_answer(NODE, told)
 
     # ---- what both tell
-
-    def _let_go(self, gone: Sequence[StandingQuery]) -> None:
-        for entry in gone:
-            self._tracker.forget(entry.id)
-        if gone:
-            self._tell_queries()
 
     def _tell_now_and_then(self) -> None:
         now_s = time.monotonic()
@@ -296,43 +220,25 @@ class LocalBackend:
 
     def _tell_queries(self) -> None:
         now_s = time.monotonic()
-        with self._lock:  # guards _scheduler and _refusals
-            rates_hz, counts = self._scheduler.rates_hz(now_s), self._scheduler.counts
-            refusals = dict(self._refusals)
-        standing = self._standing.all(now_s)
-        told: dict[str, Any] = json.loads(
-            queries_json(
-                standing,
-                {
-                    entry.id: QueryState(
-                        rate_hz=rates_hz.get(entry.id, 0.0),
-                        counts=counts.get(entry.id, Counts()),
-                        refused=refusals.get(entry.id),
-                    )
-                    for entry in standing
-                },
-                now_s,
-                default_rate_hz=0.0,
-                is_active=True,
-                engine=self._grounder.model.name,
-                skills=self._grounder.model.skills,
-            )
+        told = queries_payload(
+            self._standing.all(now_s),
+            self._loop.states(self.cameras[0]),
+            now_s,
+            default_rate_hz=0.0,
+            is_active=True,
+            engine=self._grounder.model.name,
+            skills=self._grounder.model.skills,
         )
         if self._hub is not None:
             self._hub.tell_queries(NODE, told)
 
     def _status(self) -> list[dict[str, Any]]:
         now_s = time.monotonic()
-        with self._lock:  # guards the five
+        with self._lock:  # guards _frame_times and _problem
             recent = [time_s for time_s in self._frame_times if now_s - time_s < 3.0]
-            rates_hz = sum(self._scheduler.rates_hz(now_s).values())
             problem = self._problem
-        values: dict[str, Any] = {"answers_rate_hz": rates_hz, **self._grounder.facts()}
-        if self._last is not None:
-            timing = self._last.timing
-            values["last_encode_s"] = timing.encode_s
-            values["last_prefill_s"] = timing.prefill_s
-            values["last_decode_s"] = timing.decode_s
+        rates_hz = sum(state.rate_hz for state in self._loop.states(self.cameras[0]).values())
+        values = {"answers_rate_hz": rates_hz, **self._loop.facts()}
         return [
             _line(
                 "camera",
@@ -400,10 +306,6 @@ def scene_of(
         jpeg=lambda: encode_jpeg(frame.image, JPEG_QUALITY),
         arrived_s=arrived_s,
     )
-
-
-def _is_shown(target: Target) -> bool:
-    return target.age_s <= _MAX_AGE_S and target.quality >= _MIN_QUALITY
 
 
 def _line(part: str, level: int, message: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -218,6 +218,11 @@ class NodeUnderTest:
         thread.start()
         self._threads.append(thread)
 
+    @property
+    def robot(self):
+        """The node that talks to the one under test."""
+        return self._robot
+
     def pause(self):
         """Publish no more frames."""
         self._playing.set()
@@ -239,8 +244,9 @@ class NodeUnderTest:
 class TableCamera:
     """Some frames of the simulated table, published round and round with their depth and optics."""
 
-    def __init__(self, frames, frame_id):
+    def __init__(self, frames, frame_id, prefix=""):
         self._frames = frames
+        self._prefix = prefix  # of its topics
         self._frame_id = frame_id
         self.depth_frame_id = frame_id
         self._publishers = None
@@ -252,10 +258,13 @@ class TableCamera:
         if self._publishers is None:
             reliable = qos.image_qos("reliable")
             self._publishers = [
-                robot.create_publisher(CameraInfo, "camera_info", reliable),
-                robot.create_publisher(CameraInfo, "depth/camera_info", reliable),
-                robot.create_publisher(Image, "depth", reliable),
-                robot.create_publisher(Image, "image", reliable),
+                robot.create_publisher(kind, f"{self._prefix}{topic}", reliable)
+                for kind, topic in (
+                    (CameraInfo, "camera_info"),
+                    (CameraInfo, "depth/camera_info"),
+                    (Image, "depth"),
+                    (Image, "image"),
+                )
             ]
         frame = self._frames[self._num_published % len(self._frames)]
         self._num_published += 1
@@ -285,6 +294,12 @@ def table_frames():
 def camera(table_frames):
     """A camera that looks at the table."""
     return TableCamera(table_frames, "table_optical")
+
+
+@pytest.fixture
+def camera_of(table_frames):
+    """Makes cameras that look at the table, by what stands before their topics: `front/`."""
+    return lambda prefix: TableCamera(table_frames, f"{prefix}optical", prefix)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from molmo2_ros.ros.parameters import NODES
+from molmo2_ros.ros.parameters import NODES, OF_EACH_CAMERA
 from molmo2_ros.ros.settings import settings_of, snapshot_from
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,32 @@ def shipped(path):
     return ROOT / path.removeprefix(SHARE)
 
 
+def checked_cameras(node_name, values):
+    """A node's own parameters in a file, once those of each camera that it names are accepted."""
+    cameras = [name for name in values.get("cameras", ()) if name]
+    for name in cameras:
+        snapshot_from(OF_EACH_CAMERA[node_name], values[name])
+    return {name: value for name, value in values.items() if name not in cameras}
+
+
+def cameras_of(launch, node):
+    """Names of the cameras in the files of parameters that a node is given."""
+    defaults = arguments_of(launch)
+    named = []
+    for param in node.findall("param"):
+        if param.get("from"):
+            file = defaults[re.fullmatch(r"\$\(var (\w+)\)", param.get("from"))[1]]
+            content = yaml.safe_load(shipped(file).read_text())["/**"]["ros__parameters"]
+            named += content.get("cameras", ())
+    return named
+
+
+def without_camera(topic, cameras):
+    """A topic as the interfaces give it for a camera without a name."""
+    first, _, rest = topic.partition("/")
+    return rest if first in cameras and first else topic
+
+
 @pytest.fixture(params=LAUNCH_FILES, ids=lambda path: path.name)
 def launch(request):
     return ET.parse(request.param).getroot()
@@ -44,6 +70,7 @@ def test_every_launch_file_is_there():
     assert names == [
         "demo.launch.xml",
         "grounding.launch.xml",
+        "multi_camera.launch.xml",
         "reach.launch.xml",
         "record.launch.xml",
         "web.launch.xml",
@@ -76,7 +103,7 @@ def test_every_parameter_exists_and_its_default_is_accepted(launch):
             if param.get("from"):
                 name = re.fullmatch(r"\$\(var (\w+)\)", param.get("from"))[1]
                 content = yaml.safe_load(shipped(defaults[name]).read_text())
-                values.update(content["/**"]["ros__parameters"])
+                values.update(checked_cameras(node.get("exec"), content["/**"]["ros__parameters"]))
                 continue
             name = re.fullmatch(r"\$\(var (\w+)\)", param.get("value"))[1]
             # launch reads the text of a parameter as YAML.
@@ -88,7 +115,10 @@ def test_every_parameter_exists_and_its_default_is_accepted(launch):
 
 def test_every_remapped_topic_is_one_of_the_node(launch):
     for node in launch.findall("node"):
-        remapped = {remap.get("from") for remap in node.findall("remap")}
+        remapped = {
+            without_camera(remap.get("from"), cameras_of(launch, node))
+            for remap in node.findall("remap")
+        }
         assert remapped <= table_topics(node.get("exec"))
 
 

@@ -29,7 +29,7 @@ class Publisher:
 @pytest.fixture
 def topic():
     clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=NOW_NS))
-    return OverlayTopic(SimpleNamespace(get_clock=lambda: clock), Publisher())
+    return OverlayTopic(lambda: clock.now().nanoseconds, Publisher())
 
 
 def frame_of(width, height, stamp_ns=0, turns=0):
@@ -82,7 +82,7 @@ def test_the_size_comes_nearest_to_the_wanted_one_by_a_whole_factor(topic, size,
 @given(st.sampled_from([(320, 240), (640, 480), (1280, 720)]), st.integers(0, 3), st.data())
 def test_a_target_is_drawn_where_the_upright_picture_shows_it(size, turns, data):
     clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=0))
-    topic = OverlayTopic(SimpleNamespace(get_clock=lambda: clock), Publisher())
+    topic = OverlayTopic(lambda: clock.now().nanoseconds, Publisher())
     width, height = size
     u = data.draw(st.integers(width // 4, 3 * width // 4))
     v = data.draw(st.integers(height // 4, 3 * height // 4))

@@ -9,7 +9,6 @@ import pytest
 
 from molmo2_ros.ros.process_meter import ProcessMeter
 
-
 # What a process of its own says before it takes memory, a thread and a file, and after. Each page
 # is touched in place: an allocator keeps what it was given, and other tests leave threads behind.
 _TAKE = """

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from molmo2_ros.ros import pace as module
-from molmo2_ros.ros.pace import Pace
+from molmo2_ros import pace as module
+from molmo2_ros.pace import Pace
 
 
 @pytest.fixture

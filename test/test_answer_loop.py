@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from molmo2_ros.answer_loop import Reads, frames_ahead
 from molmo2_ros.camera.clip import ClipBuffer, Sampling
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import Detail
-from molmo2_ros.ros.answering import Reads, frames_ahead
 from molmo2_ros.scheduler import Demand, Outcome, Scheduler
 
 PIXEL = np.zeros((1, 1, 3), np.uint8)
@@ -71,7 +71,7 @@ class Worker:
 
     def _encode_ahead(self):
         upcoming = self.scheduler.upcoming(self.now_s)
-        for ahead in frames_ahead(upcoming, self.reads, self.clip):
+        for ahead in frames_ahead(upcoming, self.reads, lambda _: self.clip):
             if ahead not in self.encoded:
                 self.encoded.add(ahead)
                 return True
