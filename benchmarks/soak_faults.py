@@ -139,10 +139,10 @@ def _disk_full(rig: Rig) -> float:
         ["--user", "--map-root-user", "--mount", "sh", "-c", mount, str(folder), *node],
         shutil.which("unshare"),
     )
-    _until(lambda: _num_recorded(rig, 0.0) > 10, "pictures on the disk", START_S)
+    until(lambda: _num_recorded(rig, 0.0) > 10, "pictures on the disk", START_S)
     filling = Path(f"/proc/{recorder.pid}/root{folder}/filling")
     _fill(filling)
-    _until(lambda: _recorder_complains(rig), "an error on /diagnostics", PATIENCE_S)
+    until(lambda: _recorder_complains(rig), "an error on /diagnostics", PATIENCE_S)
     time.sleep(LASTS_S)
     filling.unlink()
     return time.monotonic()
@@ -183,7 +183,12 @@ def _recorder_goes_on(rig: Rig, since_s: float) -> float | None:
     return None
 
 
-def _until(condition: Callable[[], bool], what: str, patience_s: float) -> None:
+def until(condition: Callable[[], bool], what: str, patience_s: float) -> None:
+    """Wait until something is so.
+
+    Raises:
+        RuntimeError: it was not in time.
+    """
     end_s = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > end_s:
@@ -236,13 +241,18 @@ NAMES = (*(fault.name for fault in FAULTS), COMPRESSED.name, REMOTE)
 
 
 def run_faults(
-    folder: Path, cameras: Sequence[str], names: Sequence[str], told: Callable[[str], None]
+    folder: Path,
+    cameras: Sequence[str],
+    num_frames: int,
+    names: Sequence[str],
+    told: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Inject faults one after another; a row of each.
 
     Args:
         folder: for the processes.
         cameras: names, as in Rig.
+        num_frames: likewise.
         names: of `NAMES`.
         told: takes a line about each that ends.
     """
@@ -255,15 +265,15 @@ def run_faults(
 
     chosen = [fault for fault in FAULTS if fault.name in names]
     if chosen:
-        with Rig(folder, cameras, QUERIES) as rig:
+        with Rig(folder, cameras, QUERIES, num_frames) as rig:
             inject(rig, chosen)
     if COMPRESSED.name in names:
-        with Rig(folder, cameras, QUERIES, transport="compressed") as rig:
+        with Rig(folder, cameras, QUERIES, num_frames, transport="compressed") as rig:
             inject(rig, [COMPRESSED])
     if REMOTE in names:
         server = Server()
-        settings = {"engine": server.url, "remote_frame_size": 168}
-        with Rig(folder, cameras, REMOTE_QUERIES, **settings) as rig:
+        settings: dict[str, Any] = {"engine": server.url, "remote_frame_size": 168}
+        with Rig(folder, cameras, REMOTE_QUERIES, num_frames, **settings) as rig:
             server.start(rig)
             inject(rig, [Fault(name=REMOTE, inject=server.goes, stops_model=True)])
     return rows

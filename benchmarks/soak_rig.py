@@ -22,7 +22,6 @@ from molmo2_ros.runtime.engine import NANO
 HERE = Path(__file__).parent
 START_S = 60.0  # of a process on a busy machine
 END_S = 30.0
-NUM_FRAMES = 24  # there and back in one and a half seconds
 TRACEBACK = "Traceback (most recent call last)"
 SEEDS = (2, 0)  # of the tables that the cameras see
 
@@ -112,6 +111,7 @@ class Rig:
         folder: for frames, logs and the engine's copy.
         cameras: names; "" for a single one without a name.
         queries: of every camera from the start.
+        num_frames: drawn of each camera's table, played there and back.
         transport: "raw" or "compressed".
         parameters: more of the node.
     """
@@ -121,6 +121,7 @@ class Rig:
         folder: Path,
         cameras: Sequence[str],
         queries: Sequence[str],
+        num_frames: int,
         *,
         transport: str = "raw",
         **parameters: Any,
@@ -135,7 +136,7 @@ class Rig:
         self._frames = {name: folder / f"frames_{SEEDS[i]}.npz" for i, name in enumerate(cameras)}
         for (_, path), seed in zip(self._frames.items(), SEEDS, strict=False):
             if not path.is_file():
-                draw_frames(path, seed, NUM_FRAMES)
+                draw_frames(path, seed, num_frames)
         self.watcher = Watcher(cameras, [Truth(path) for path in self._frames.values()])
         self.cameras = {name: self.start_camera(name) for name in cameras}
         wanted: dict[str, Any] = {

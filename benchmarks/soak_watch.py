@@ -309,18 +309,27 @@ class Watcher:
             seen: set[int] = set()
             for one in points:
                 if begin_s <= one.arrived_s <= end_s:
-                    _judge(heard, one, seen, outage_s, total)
+                    judge(heard, one, seen, outage_s, total)
                 seen.add(one.stamp_ns)
         return total
 
 
-def _judge(
+def judge(
     heard: Heard,
     points: Points,
     seen: set[int],
     outage_s: tuple[float, float] | None,
     total: Honesty,
 ) -> None:
+    """Add one message to what was published.
+
+    Args:
+        heard: of its camera.
+        points: the message.
+        seen: stamps of the messages before it.
+        outage_s: as in Watcher.honesty.
+        total: is added to.
+    """
     total.messages += 1
     total.repeated += points.stamp_ns in seen
     sent = _image_of(heard, points.stamp_ns)
