@@ -20,8 +20,8 @@ again. Recovered: from the end of the fault to `~/points` that are fresh (the mo
 query's on an image of after the fault) and right (on their things), of every camera, within 3 s.
 Honest: all that came meanwhile bears a stamp that a readable image had, once each, and an age that
 leads to such an image; no answer confirmed anything while the model could not answer; and no more
-than a twentieth of the rows are beside their things. The engine runs in a thread of the node, so it cannot
-be killed alone: instead the runtime raises on every picture for a while.
+than a twentieth of the rows are beside their things. The engine runs in a thread of the node, so it
+cannot be killed alone: instead the runtime raises on every picture for a while.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python benchmarks/soak_camera.py FRAMES.npz [--name front] [--transport compressed]
 
 Its orders are lines of JSON on its standard input, each some fields of Manners; it ends with them.
-On `sent` beside the image it says of every image, before that leaves, what it shows and when.
+Of every image it prints, before that leaves, what it shows and when: a line that no kill takes back
+and that waits for no discovery.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 import rclpy  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
 
 from molmo2_ros.camera.frame import CameraModel  # noqa: E402
 from molmo2_ros.ros import compat, images, qos  # noqa: E402
@@ -35,7 +35,7 @@ from molmo2_ros.ros import compat, images, qos  # noqa: E402
 RATE_HZ = 30.0
 FRAME_ID = "camera_optical_frame"
 JPEG_QUALITY = 90
-BEGAN = "began at "  # and the time of the first image, in its output
+SENT = "sent "  # and what, as JSON, in its output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +93,10 @@ class Camera:
         self._is_compressed = is_compressed
         pictures = qos.image_qos("reliable")
         self._info = node.create_publisher(CameraInfo, topic(name, "camera_info"), pictures)
-        self._sent = node.create_publisher(String, topic(name, "sent"), qos.result_qos())
         kind: Any = CompressedImage if is_compressed else Image
         where = topic(name, "image/compressed" if is_compressed else "image")
         self._image = node.create_publisher(kind, where, pictures)
         self._numbers = random.Random(0)
-        self._num_published = 0
         self.manners = Manners()  # swapped as a whole by another thread
 
     def play(self, ending: threading.Event) -> None:
@@ -139,11 +137,8 @@ class Camera:
             "is_corrupt": is_corrupt,
             "sent_s": time.monotonic(),  # the same clock in all processes of a machine
         }
-        self._sent.publish(String(data=json.dumps(sent)))
+        print(f"{SENT}{json.dumps(sent)}", flush=True)
         self._image.publish(message)
-        self._num_published += 1
-        if self._num_published == 1:
-            print(f"{BEGAN}{time.monotonic()}", flush=True)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.soak_camera import BEGAN
+from benchmarks.soak_camera import SENT
 from benchmarks.soak_watch import Truth, Watcher, draw_frames
 from molmo2_ros.ros.demo_process import ros_arguments
 from molmo2_ros.runtime.engine import NANO
@@ -169,12 +169,14 @@ class Rig:
         """Start a camera's process; it ends with the rig."""
         command = [str(HERE / "soak_camera.py"), str(self._frames[name])]
         log = self.folder / f"camera_{name}_{time.monotonic_ns()}.log"
-        return Child([*command, "--name", name, "--transport", self._transport], log)
+        camera = Child([*command, "--name", name, "--transport", self._transport], log)
+        self.watcher.follow(name, log)
+        return camera
 
     def restart_camera(self, name: str) -> float:
         """Start a camera again; when its first image left."""
         self.cameras[name] = self.start_camera(name)
-        return float(self.cameras[name].wait_for(BEGAN))
+        return float(json.loads(self.cameras[name].wait_for(SENT))["sent_s"])
 
     def start(self, name: str, command: Sequence[str], program: str | None = None) -> Child:
         """Start another process that ends with the rig."""

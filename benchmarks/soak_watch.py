@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
 
-from benchmarks.soak_camera import RATE_HZ, topic
+from benchmarks.soak_camera import RATE_HZ, SENT
 from molmo2_ros.ros import images, qos
 from molmo2_ros.ros.clouds import rows_of
 from molmo2_ros.simulation.source import TableSource
@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 640, 480
 BESIDE_PX = 3
 NUM_KEPT = 3000  # messages of a camera: 100 s
 NUM_IN_A_ROW = 3  # messages that must be right, so that one is no accident
-SENT_LATE_S = 0.3  # after its points, what was sent has surely been told
+SENT_LATE_S = 0.3  # after its points, what was sent has surely been read
 NS_PER_MS = 1_000_000
 
 
@@ -147,7 +147,8 @@ class Watcher:
         self._lock = threading.Lock()  # guards what was heard
         self._heard = {name: Heard(truth) for name, truth in zip(cameras, truths, strict=True)}
         self._statuses: dict[str, tuple[float, DiagnosticStatus]] = {}
-        self._query = {}
+        self._query: dict[str, Any] = {}
+        self._logs: list[tuple[Heard, TextIO]] = []  # of the cameras
         for name in cameras:
             self._listen(name)
         self.node.create_subscription(
@@ -164,22 +165,25 @@ class Watcher:
         self._ending.set()
         self._thread.join()
         self.node.destroy_node()
+        for _, log in self._logs:
+            log.close()
+
+    def follow(self, camera: str, log: Path) -> None:
+        """Read what a camera's process says that it sends."""
+        file = log.open(encoding="utf-8")
+        with self._lock:  # guards _logs
+            self._logs.append((self._heard[camera], file))
 
     def _spin(self) -> None:
         while not self._ending.is_set() and rclpy.ok():
-            self._executor.spin_once(timeout_sec=0.1)
+            self._executor.spin_once(timeout_sec=0.05)
+            with self._lock:  # guards _logs and what was heard
+                for heard, log in self._logs:
+                    _read_sent(heard, log)
 
     def _listen(self, name: str) -> None:
         heard = self._heard[name]
         told = f"grounding/{name}" if name else "grounding"
-
-        def on_sent(message: String) -> None:
-            sent = Sent(**json.loads(message.data))
-            with self._lock:  # guards heard
-                heard.num_sent += 1
-                heard.sent[sent.stamp_ns // NS_PER_MS] = sent
-                if len(heard.sent) > NUM_KEPT:
-                    del heard.sent[next(iter(heard.sent))]
 
         def on_points(message: PointCloud2) -> None:
             now_s = time.monotonic()
@@ -200,7 +204,6 @@ class Watcher:
                 heard.words.update({query["id"]: query["words"] for query in queries})
 
         subscribe, results = self.node.create_subscription, qos.result_qos()
-        subscribe(String, topic(name, "sent"), on_sent, results)
         subscribe(PointCloud2, f"{told}/points", on_points, results)
         subscribe(String, f"{told}/answer", on_answer, results)
         subscribe(String, f"{told}/queries", on_queries, qos.state_qos())
@@ -312,6 +315,22 @@ class Watcher:
                     judge(heard, one, seen, outage_s, total)
                 seen.add(one.stamp_ns)
         return total
+
+
+def _read_sent(heard: Heard, log: TextIO) -> None:
+    """Take in the whole lines that a camera has written since the last look."""
+    while True:
+        at = log.tell()
+        line = log.readline()
+        if not line.endswith("\n"):
+            log.seek(at)
+            return
+        if line.startswith(SENT):
+            sent = Sent(**json.loads(line.removeprefix(SENT)))
+            heard.num_sent += 1
+            heard.sent[sent.stamp_ns // NS_PER_MS] = sent
+            if len(heard.sent) > NUM_KEPT:
+                del heard.sent[next(iter(heard.sent))]
 
 
 def judge(
