@@ -24,6 +24,7 @@ ROOMS = (
     ("remote", ("the same questions to", "a model on a server"), 920, 40),
     ("simulation", ("a table, an arm, the truth:", "a camera to test with"), 40, 410),
     ("training", ("bags, corrections, labels", "to a better checkpoint"), 480, 410),
+    ("bags", ("recordings of topics,", "read without ROS"), 700, 410),
     ("engines", ("checkpoint to graphs,", "plans, quantised weights"), 260, 410),
     ("machine", ("what this board has, and", "can run (molmo2 doctor)"), 920, 410),
 )
@@ -35,6 +36,7 @@ ARROWS = (
     ("answers", "tracking", "points", INK),
     ("simulation", "camera", "frames", LOOP),
     ("training", "engines", "weights", LOOP),
+    ("bags", "training", "logs", LOOP),
 )
 
 
@@ -119,10 +121,10 @@ def loop() -> list[str]:
             colour=LOOP,
             text_anchor="start",
         ),
-        f'<path d="M784 320 L784 456 L654 456" fill="none" stroke="{LOOP}" stroke-width="2" '
+        f'<path d="M784 320 L784 404" fill="none" stroke="{LOOP}" stroke-width="2" '
         'marker-end="url(#loop)"/>',
-        text(792, 392, "recorded bags,", size=12, colour=LOOP, text_anchor="start"),
-        text(792, 408, "corrections", size=12, colour=LOOP, text_anchor="start"),
+        text(792, 360, "recorded bags,", size=12, colour=LOOP, text_anchor="start"),
+        text(792, 376, "corrections", size=12, colour=LOOP, text_anchor="start"),
         text(
             560,
             538,

@@ -11,6 +11,7 @@ from typing import Any
 
 from molmo2_ros.cli import (
     ask,
+    bag,
     build_engine,
     data,
     doctor,
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
     )
     ask.add_parser(commands)
+    bag.add_parser(commands)
     build_engine.add_parser(commands)
     quantize.add_parser(commands)
     export.add_parser(commands)

@@ -163,7 +163,7 @@ def _playback(options: argparse.Namespace, closing: threading.Event) -> Playback
 def _opened(source: str, topic: str) -> FrameSource:
     """A bag by the reader of robot logs, anything else as the camera node opens it."""
     try:
-        from molmo2_ros.training.logs.bag import is_bag
+        from molmo2_ros.bags.bag import is_bag
         from molmo2_ros.training.logs.bag_source import BagSource
     except ModuleNotFoundError:  # a robot that is not trained on has not this part
         return open_source(source)

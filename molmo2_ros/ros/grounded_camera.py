@@ -33,7 +33,7 @@ from molmo2_ros.standing import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.tracking.tracker import Tracker
 
 MAX_CAMERAS = 16
-_CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
+CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _FAR_S = 86400.0
 
@@ -147,7 +147,7 @@ class GroundedCamera:
             clip=ClipBuffer(
                 parameters.clip_duration_s,
                 parameters.clip_max_frames,
-                keep_fps=_CLIP_FPS,
+                keep_fps=CLIP_FPS,
                 max_bytes=round(parameters.clip_max_mb * 1e6),
             ),
             tracker=Tracker(buffer_s=parameters.clip_duration_s + ANSWER_PATIENCE_S),

@@ -13,14 +13,14 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from benchmarks.recorded_bags import scene
+from molmo2_ros.bags.bag import Bag
+from molmo2_ros.bags.skips import Skips
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.ros import images, qos
 from molmo2_ros.ros.recorder_node import RecorderNode
-from molmo2_ros.training.logs.bag import Bag
 from molmo2_ros.training.logs.label_log import read_clips
 from molmo2_ros.training.logs.sample_bag import sample_bag
 from molmo2_ros.training.logs.sampling import ClipSettings
-from molmo2_ros.training.logs.skips import Skips
 from molmo2_ros.training.logs.spoken import LogTopics
 from molmo2_ros.training.logs.topics import Decoder
 

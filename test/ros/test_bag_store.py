@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.recorded_bags import TEXT, text
+from molmo2_ros.bags.bag import Bag
+from molmo2_ros.bags.skips import Skips
 from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.ros import bag_store
 from molmo2_ros.ros.bag_store import BagStore, StoreSettings
-from molmo2_ros.training.logs.bag import Bag
-from molmo2_ros.training.logs.skips import Skips
 
 ROOT = Path(__file__).parents[2]
 TOPIC = "/grounding/answer"

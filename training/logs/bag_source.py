@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+from molmo2_ros.bags.bag import Bag, BagMessage
+from molmo2_ros.bags.skips import Skips
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import DataError
-from molmo2_ros.training.logs.bag import Bag, BagMessage
-from molmo2_ros.training.logs.skips import Skips
 from molmo2_ros.training.logs.topics import IMAGE_KINDS, Decoder
 
 _NUM_TIMED = 32  # pictures by whose stamps the rate is told

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from molmo2_ros.bags.bag import Bag, BagMessage
+from molmo2_ros.bags.skips import Skips
 from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import DataError
-from molmo2_ros.training.logs.bag import Bag, BagMessage
 from molmo2_ros.training.logs.hardness import hardness
 from molmo2_ros.training.logs.records import ClipRecord, LineFile, cannot_write
 from molmo2_ros.training.logs.sampling import (
@@ -23,7 +24,6 @@ from molmo2_ros.training.logs.sampling import (
     next_due_ns,
     thumbnail_of,
 )
-from molmo2_ros.training.logs.skips import Skips
 from molmo2_ros.training.logs.spoken import LogTopics, Spoken, read_spoken
 from molmo2_ros.training.logs.topics import IMAGE_KINDS, Correction, Decoder, SeenFrame
 

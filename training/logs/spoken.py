@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from molmo2_ros.bags.bag import Bag
+from molmo2_ros.bags.skips import Skips
 from molmo2_ros.errors import DataError
-from molmo2_ros.training.logs.bag import Bag
-from molmo2_ros.training.logs.skips import Skips
 from molmo2_ros.training.logs.topics import (
     TEXT,
     Correction,

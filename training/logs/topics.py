@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from molmo2_ros.bags.bag import BagMessage
 from molmo2_ros.camera.encodings import decode_compressed, decode_image, encode_jpeg, stores_rgb
 from molmo2_ros.camera.stamp import NS_PER_S, stamp_from_json
 from molmo2_ros.errors import DataError, Molmo2Error
-from molmo2_ros.training.logs.bag import BagMessage
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"

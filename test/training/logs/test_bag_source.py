@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.recorded_bags import TOPIC, camera, text, write_bag
+from molmo2_ros.bags.bag import is_bag
 from molmo2_ros.camera.sources import FrameSource
 from molmo2_ros.errors import DataError
-from molmo2_ros.training.logs.bag import is_bag
 from molmo2_ros.training.logs.bag_source import BagSource
 
 

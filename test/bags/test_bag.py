@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.recorded_bags import START_NS, TOPIC, camera, raw, text, write_bag
+from molmo2_ros.bags.bag import Bag
+from molmo2_ros.bags.skips import Skips
 from molmo2_ros.errors import DataError
-from molmo2_ros.training.logs.bag import Bag
-from molmo2_ros.training.logs.skips import Skips
 
 STORAGES = [
     (storage, compression)

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
+from molmo2_ros.bags.cut_mcap import CutMcap, is_cut
+from molmo2_ros.bags.skips import Skips
 from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ConfigError, DataError
-from molmo2_ros.training.logs.cut_mcap import CutMcap, is_cut
-from molmo2_ros.training.logs.skips import Skips
 
 _STORAGES = (".mcap", ".db3")
 _ZSTD = (".zstd", ".zst")
@@ -102,6 +102,11 @@ class Bag:
         return {c.topic: c.msgtype for part in self._parts for c in part.connections}
 
     @property
+    def connections(self) -> dict[str, Any]:
+        """What rosbags knows of each topic: type, its definition and hash, QoS profiles."""
+        return {c.topic: c for part in self._parts for c in part.connections}
+
+    @property
     def span_ns(self) -> tuple[int, int]:
         """When the first and the last message were recorded."""
         filled = [part for part in self._parts if part.message_count]
@@ -167,7 +172,7 @@ class Bag:
         except ImportError as error:
             raise ConfigError(
                 f"reading bags needs the package {error.name}, which is not installed; "
-                '`pip install "molmo2_ros[training]"` brings it'
+                '`pip install "molmo2_ros[recorder]"` brings it'
             ) from error
         try:
             plain = self._plain(file)

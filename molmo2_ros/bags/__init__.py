@@ -1,0 +1,1 @@
+"""Recordings of ROS 2 topics, read without ROS."""
