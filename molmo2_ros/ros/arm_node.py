@@ -20,6 +20,7 @@ from molmo2_ros.ros.images import header, stamp_ns_of
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import ArmParameters
 from molmo2_ros.ros.process import run_node
+from molmo2_ros.ros.timers import steady_timer
 from molmo2_ros.simulation.arm import F64, JOINT_NAMES
 from molmo2_ros.simulation.reaching import Reacher
 
@@ -55,7 +56,7 @@ class ArmNode(Node):
         self.create_subscription(PointStamped, "target", self._on_target, results)
         self.create_subscription(JointState, "joint_states", self._on_joints, results)
         self.create_timer(1 / wanted.rate_hz, self._move)
-        self.create_timer(wanted.diagnostics_period_s, self._publish_diagnostics)
+        steady_timer(self, wanted.diagnostics_period_s, self._publish_diagnostics)
         self.is_done = False
 
     def start(self) -> None:

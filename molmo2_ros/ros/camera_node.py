@@ -22,6 +22,7 @@ from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter, diagnostic_array, 
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import CameraParameters
 from molmo2_ros.ros.process import run_node
+from molmo2_ros.ros.timers import steady_timer
 
 TABLE = "table"
 REACH = "reach"  # the table with the arm
@@ -81,7 +82,7 @@ class CameraNode(Node):
             source = self._playback.source
             assert isinstance(source, ReachCamera)
             self._joints = JointPort(self, source, self._problems)
-        self.create_timer(wanted.diagnostics_period_s, self._publish_diagnostics)
+        steady_timer(self, wanted.diagnostics_period_s, self._publish_diagnostics)
         self._player = threading.Thread(target=self._play, name="player", daemon=True)
 
     def _open(self) -> FrameSource:

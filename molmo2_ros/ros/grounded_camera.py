@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -28,6 +27,7 @@ from molmo2_ros.ros.frames import FrameAssembler
 from molmo2_ros.ros.parameters import GroundedCameraParameters, GroundingParameters
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.target_frame import TargetFrame, TransformSource
+from molmo2_ros.ros.timers import steady_timer
 from molmo2_ros.ros.topics import NodeTopics
 from molmo2_ros.standing import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.tracking.tracker import Tracker
@@ -114,10 +114,7 @@ class GroundedCamera:
         self._target_frame: TargetFrame | None = None
         self._frames: FrameAssembler | None = None
         self._subscriptions: list[Any] = []
-        # As fast as life, also where use_sim_time slows the node's own clock.
-        self._expiry_timer = node.create_timer(
-            _FAR_S, self._expire_queries, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._expiry_timer = steady_timer(node, _FAR_S, self._expire_queries)
         self.take_queries()
         topics.listen("query", String, self._on_query, qos.result_qos())
         topics.listen("ask", String, self._on_ask, qos.result_qos())

@@ -28,6 +28,7 @@ from molmo2_ros.ros.parameters import GroundedCameraParameters, GroundingParamet
 from molmo2_ros.ros.process import run_node
 from molmo2_ros.ros.process_meter import ProcessMeter
 from molmo2_ros.ros.target_frame import TfTransforms
+from molmo2_ros.ros.timers import steady_timer
 from molmo2_ros.ros.worker import Worker
 from molmo2_ros.runtime.engine import Engine, load_engine
 from molmo2_ros.runtime.self_test import SelfTest, prove
@@ -94,10 +95,10 @@ class GroundingNode(LifecycleNode):
             for name in (self._of_camera or ("",))
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.result_qos())
-        self._diagnostics_timer = self.create_timer(
-            self._server.snapshot.diagnostics_period_s, self._publish_diagnostics
+        self._diagnostics_timer = steady_timer(
+            self, self._server.snapshot.diagnostics_period_s, self._publish_diagnostics
         )
-        self.create_timer(_QUERIES_PERIOD_S, self._publish_queries)
+        steady_timer(self, _QUERIES_PERIOD_S, self._publish_queries)
 
     is_done = False
 

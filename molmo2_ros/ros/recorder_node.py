@@ -32,6 +32,7 @@ from molmo2_ros.ros.diagnostics import ProblemLog, RateMeter, diagnostic_array, 
 from molmo2_ros.ros.parameter_server import ParameterServer
 from molmo2_ros.ros.parameters import RecorderParameters
 from molmo2_ros.ros.process import run_node
+from molmo2_ros.ros.timers import steady_timer
 from molmo2_ros.ros.worker import Worker
 
 _IMAGE_KIND = "sensor_msgs/msg/CompressedImage"
@@ -104,7 +105,7 @@ class RecorderNode(Node):
             self.create_subscription(String, name, self._on_review, results)
         self._corrections = self.create_publisher(String, "~/corrections", results)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", results)
-        self.create_timer(wanted.diagnostics_period_s, self._publish_diagnostics)
+        steady_timer(self, wanted.diagnostics_period_s, self._publish_diagnostics)
         self._worker = Worker("storage", self._step, self._problems, self.context)
 
     def start(self) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ from std_msgs.msg import String
 import molmo2_ros
 from molmo2_ros.ros import qos
 from molmo2_ros.ros.grounding_node import GroundingNode
+from molmo2_ros.runtime.engine import load_engine
 from molmo2_ros.runtime.golden import GOLDEN_FILE, Golden
 from molmo2_ros.runtime.manifest import CalibrationFacts, CurveFacts, Manifest, file_entry
 
+PATIENCE_S = 60.0
 NANO = Path(molmo2_ros.__file__).parent / "engines" / "nano"
 
 
@@ -199,3 +203,70 @@ def test_two_sigints_end_the_process_cleanly_while_it_answers(node_under_test, c
 
     assert code == 0, output
     assert "Traceback" not in output
+
+
+def test_deactivated_during_an_answer_it_ends_that_and_answers_again_when_active(
+    node_under_test, camera
+):
+    encoding = threading.Event()
+
+    def slow_engine(folder, **options):
+        engine = load_engine(folder, **options)
+        encode = engine.encode
+
+        def slow_encode(*arguments):
+            encoding.set()
+            time.sleep(0.5)
+            return encode(*arguments)
+
+        engine.encode = slow_encode
+        return engine
+
+    node_under_test.listen("grounding/answer", String, qos.result_qos())
+    node_under_test.start(GroundingNode, load=slow_engine, queries=["track: the lemon"])
+    node_under_test.play(camera, rate_hz=5.0)
+    node_under_test.wait_for("grounding/answer")
+
+    for _ in range(3):
+        encoding.clear()
+        assert encoding.wait(PATIENCE_S), "an answer is being written"
+        assert node_under_test.transition("grounding", "deactivate")
+        assert node_under_test.state("grounding") == "inactive"
+        time.sleep(0.2)  # what was published before is on its way
+        num_before = len(node_under_test.received["grounding/answer"])
+        time.sleep(1.0)
+        assert len(node_under_test.received["grounding/answer"]) == num_before
+        assert node_under_test.transition("grounding", "activate")
+        node_under_test.wait_for("grounding/answer", after=num_before)
+
+
+def test_cleaned_up_it_is_configured_with_another_engine_and_a_broken_one_and_the_first(
+    node_under_test, camera, tmp_path
+):
+    other = tmp_path / "other"
+    shutil.copytree(NANO, other)
+    manifest = Manifest.load(other)
+    dataclasses.replace(manifest, name="other-nano").write(other)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    node_under_test.listen("grounding/queries", String, qos.state_qos())
+    node_under_test.listen("grounding/answer", String, qos.result_qos())
+    node_under_test.start(GroundingNode, queries=["count: mugs"])
+    node_under_test.play(camera, rate_hz=5.0)
+    node_under_test.wait_for("grounding/answer")
+
+    for engine, name in ((other, "other-nano"), (broken, ""), ("nano", "molmo2-nano")):
+        for transition in ("deactivate", "cleanup"):
+            if node_under_test.state("grounding") != "unconfigured":
+                assert node_under_test.transition("grounding", transition)
+        assert node_under_test.set_parameter("grounding", "engine", str(engine)).successful
+        num_queries = len(node_under_test.received["grounding/queries"])
+        assert node_under_test.transition("grounding", "configure") == bool(name)
+        if not name:
+            continue
+        assert node_under_test.transition("grounding", "activate")
+        num_answers = len(node_under_test.received["grounding/answer"])
+        node_under_test.wait_for(
+            "grounding/queries", lambda m, name=name: f'"{name}"' in m.data, after=num_queries
+        )
+        node_under_test.wait_for("grounding/answer", after=num_answers)
