@@ -92,7 +92,7 @@ $(VENV)/opencv-contrib/cv2: | $(TEST_READY)
 
 bench: $(TEST_READY)  ## every benchmark but those that take an hour, one table each
 	$(call within,$(VENV)) for file in $$(grep -l __main__ benchmarks/*.py \
-		| grep -vE 'full_size|fuzz|random_checkpoint|retrain'); do python $$file; done
+		| grep -vE 'full_size|fuzz|random_checkpoint|retrain|soak'); do python $$file; done
 
 clean:  ## remove the environments and what builds and tests leave behind
 	rm -rf $(VENV) $(VENV)-* build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache \

@@ -20,7 +20,8 @@ from molmo2_ros.engines.quantize import quantize_engine
 from molmo2_ros.runtime.engine import NANO
 from molmo2_ros.training.metrics import ReliabilityBin
 
-PARTS = ("fuzz_messages", "random_checkpoint")  # of benchmarks, with a command of their own
+# Of benchmarks, with a command of their own.
+PARTS = ("fuzz_messages", "random_checkpoint", "soak_camera", "soak_node")
 BENCHMARKS = sorted(
     path
     for path in (Path(__file__).parents[1] / "benchmarks").glob("*.py")

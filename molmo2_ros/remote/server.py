@@ -34,6 +34,7 @@ _SAMPLING = SamplingFacts(point_fps=2.0, track_fps=10.0, max_frames=384, max_cli
 _SKILLS = tuple(skill for skill in SKILLS if skill != "subtitles")
 _WORTH_WAITING = (408, 425, 429, 502, 503, 504)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+_LONGEST_AWAY_S = 1.0  # knocking where nobody is burdens nobody, and it may be back at any time
 _log = logging.getLogger(__name__)
 
 
@@ -239,10 +240,15 @@ class RemoteServer:
 
 
 def pause_after(error: ServerError, num_failed: int) -> float:
-    """Seconds to leave a server alone: as it asked for, else twice as long each time in a row."""
+    """Seconds to leave a server alone: as it asked for, else twice as long each time in a row.
+
+    One that is not there at all is looked for about once a second.
+    """
     if error.retry_after_s is not None:
         return error.retry_after_s
-    pause_s = min(_FIRST_PAUSE_S * 2.0 ** (num_failed - 1), _LONGEST_PAUSE_S)
+    is_away = error.status is None and error.may_pass
+    longest_s = _LONGEST_AWAY_S if is_away else _LONGEST_PAUSE_S
+    pause_s = min(_FIRST_PAUSE_S * 2.0 ** (num_failed - 1), longest_s)
     # Robots that lost one server together should not come back together.
     return pause_s * random.uniform(0.8, 1.2)
 

@@ -236,20 +236,34 @@ def test_without_patience_a_busy_server_is_left_alone(server, remote, clip):
     assert server.num_requests == num_requests  # not even tried
 
 
-def test_a_server_that_is_away_is_asked_less_and_less_and_found_again(server, remote, clip):
+def test_a_server_that_is_away_is_looked_for_once_a_second_and_found_again(server, remote, clip):
     server.manners.refuses = "connection"
     grounder = remote(server.url)
     pauses = []
-    for _ in range(3):
+    for _ in range(4):
         with pytest.raises(ServerError, match="check that the server runs"):
             grounder.answer(clip, RED_MUG)
         pauses.append(grounder.pause_s)
         grounder.server._ask_again_s = 0.0  # as if the pause were over
-    assert pauses[0] < pauses[1] < pauses[2] < 3.0
+    assert pauses[0] < 0.61 < pauses[1]
+    assert max(pauses) <= 1.2  # a fifth more or less than one second
     assert "check that the server runs" in grounder.server.trouble
     server.manners.refuses = ""
     assert grounder.answer(clip, RED_MUG).points
     assert (grounder.server.trouble, grounder.pause_s) == ("", 0.0)
+
+
+def test_a_server_that_is_busy_is_asked_less_and_less(server, remote, clip):
+    grounder = remote(server.url)
+    pauses = []
+    for _ in range(4):
+        server.manners.refusals = [(503, {}, "draining")]
+        with pytest.raises(ServerError, match="too much to do"):
+            grounder.answer(clip, RED_MUG)
+        pauses.append(grounder.pause_s)
+        grounder.server._ask_again_s = 0.0  # as if the pause were over
+    assert pauses[0] < pauses[1] < pauses[2] < pauses[3]
+    assert pauses[3] > 3.0
 
 
 def test_patience_waits_for_a_server_that_comes_back(server, remote, clip):
