@@ -143,7 +143,8 @@ def by_ray(jobs: Sequence[BagJob], workers: int) -> Iterator[BagOutcome]:
         context.max_errored_blocks = -1  # a bag whose worker dies each time costs no other
         rows = ray.data.from_items(list(jobs), override_num_blocks=len(jobs))
         # A worker that dies takes no other bag with it, and its own is taken up where it was.
-        pool = ray.data.TaskPoolStrategy(size=workers)
+        pool = ray.data.TaskPoolStrategy(size=2 * workers)
+        context.op_resource_reservation_enabled = False
         done = rows.map(_row, num_cpus=1, compute=pool, max_retries=_RETRIES)
         left = dict.fromkeys((str(job.bag), job.topics.image) for job in jobs)
         for row in done.iter_rows():
@@ -155,6 +156,17 @@ def by_ray(jobs: Sequence[BagJob], workers: int) -> Iterator[BagOutcome]:
     finally:
         if not was_running:
             ray.shutdown()
+
+
+def _handed_out(num_jobs: int, workers: int, cores: float) -> int:
+    """How many bags Ray has at once.
+
+    Ray Data looks for what is done ten times a second, and a worker without a next bag would wait
+    for that. Where Ray has no more cores than workers are wanted, those cores bound what runs and
+    as many bags again may wait for them; elsewhere only this number bounds it.
+    """
+    ahead = workers if cores <= workers else 0
+    return max(1, min(workers + ahead, num_jobs))
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

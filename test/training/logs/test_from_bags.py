@@ -16,7 +16,7 @@ from molmo2_ros.cli.main import main
 from molmo2_ros.errors import ConfigError, DataError
 from molmo2_ros.training.data.dataset import Dataset
 from molmo2_ros.training.data.example import Task
-from molmo2_ros.training.logs.from_bags import BagJob, from_bags
+from molmo2_ros.training.logs.from_bags import BagJob, _handed_out, by_ray, from_bags
 from molmo2_ros.training.logs.labellers import LabelWish
 from molmo2_ros.training.logs.spoken import LogTopics
 
@@ -42,6 +42,9 @@ class Square:
                 os.kill(os.getpid(), signal.SIGKILL)
         if self.argument.startswith("away=") and Path(self.argument[5:]).exists():
             raise ServerError("no answer from http://gpu:8000", may_pass=True)
+        if self.argument.startswith("span="):
+            with open(self.argument[5:], "a") as file:
+                print(os.getpid(), file=file)
         if self.argument == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.argument == "refuse":
@@ -300,6 +303,40 @@ def test_a_bag_whose_worker_dies_each_time_costs_no_other(tmp_path, three_bags):
     assert died.report is None
     assert died.error.startswith("its worker died 4 times")
     assert all(outcomes[str(bag)].labels["labelled"] for bag in three_bags[::2])
+
+
+def test_no_more_bags_run_at_once_than_workers_though_ray_has_more_cores(tmp_path, three_bags):
+    ray = pytest.importorskip("ray")
+    spans = tmp_path / "spans"
+    wish = LabelWish(name="square_labels:Square", argument=f"span={spans}", phrase="it")
+    topics, out = LogTopics(image=TOPIC), tmp_path / "out"
+    jobs = [BagJob(bag=bag, topics=topics, out=out, wishes=(wish,)) for bag in three_bags]
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    try:
+        outcomes = list(by_ray(jobs, 1))
+    finally:
+        ray.shutdown()
+
+    assert [outcome.error for outcome in outcomes] == [""] * 3
+    pids = [line.split()[0] for line in spans.read_text().splitlines()]
+    turns = [pid for pid, before in zip(pids, [None, *pids], strict=False) if pid != before]
+    assert len(turns) == len(set(turns)), "two processes labelled in turn"
+
+
+@pytest.mark.parametrize(
+    ("num_jobs", "workers", "cores", "expected"),
+    [
+        (20, 2, 2.0, 4),  # two run, two wait where the cores are
+        (20, 4, 2.0, 8),  # the cores bound what runs
+        (20, 2, 64.0, 2),  # only this number bounds what runs
+        (3, 2, 2.0, 3),
+        (0, 2, 2.0, 1),
+    ],
+)
+def test_ray_has_the_next_bags_at_hand_where_its_cores_bound_what_runs(
+    num_jobs, workers, cores, expected
+):
+    assert _handed_out(num_jobs, workers, cores) == expected
 
 
 def test_a_killed_command_goes_on_without_doing_a_bag_again(tmp_path, three_bags):
