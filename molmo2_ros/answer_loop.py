@@ -504,14 +504,27 @@ class AnswerLoop:
 
     def _publish_standing(self, room: _Room, answer: Answer, query_id: int, clip: Clip) -> None:
         """Publish what is said about a query, unless it stands no more."""
+        key = room.camera.name, query_id
+        if self._why_stop(key) is Outcome.CANCELLED:
+            return
+        # A partial answer too: its first point is carried while the model still writes. It takes
+        # long, and whoever takes a query away must not wait for it.
+        rows = room.camera.tracker.measure(answer, query_id)
         with room.publishing:
-            if self._why_stop((room.camera.name, query_id)) is not Outcome.CANCELLED:
-                self._publish(room, answer, query_id, clip)
+            if self._why_stop(key) is not Outcome.CANCELLED:
+                self._publish(room, answer, query_id, clip, rows)
+            elif all(entry.id != query_id for entry in room.camera.queries.all(self._clock())):
+                room.camera.tracker.forget(query_id)  # it may have gone just before
 
-    def _publish(self, room: _Room, answer: Answer, query_id: int, clip: Clip) -> None:
-        # A partial answer too: its first point is carried while the model still writes.
+    def _publish(
+        self,
+        room: _Room,
+        answer: Answer,
+        query_id: int,
+        clip: Clip,
+        rows: Sequence[Target] = (),
+    ) -> None:
         camera, newest = room.camera, clip.frames[-1]
-        rows = camera.tracker.measure(answer, query_id) if query_id else ()
         camera.sink.publish_answer(answer, rows, query_id, newest)
         if answer.partial:
             return

@@ -53,6 +53,7 @@ class Tracker:
         self._patches = no_patches()
         self._lost: list[Track] = []
         self._num_ids: dict[int, int] = {}  # track ids given out, by query
+        self._measuring: int | None = None  # the query whose answer is replayed; None: forgotten
         self._scene = SceneMotion()  # up to the newest answered frame; guards itself
 
     def update(self, frame: Frame) -> tuple[Target, ...]:
@@ -85,14 +86,17 @@ class Tracker:
 
         Returns:
             a target for each answered point on its own frame, under the id that it is carried by;
-            metres only on the newest frame.
+            metres only on the newest frame. None for a query that was forgotten meanwhile.
         """
         with self._lock:
             frames = tuple(self._buffer)
+            self._measuring = query_id
         if not frames:
             return ()
         self._scene.follow(frames, answer.stamps_ns[-1])
         with self._lock:
+            if self._measuring is None:
+                return ()  # forgotten meanwhile
             objects = answered_objects(answer, frames[-1].width, frames[-1].height)
             tracks = self._identify(objects, query_id, answer)
             present = present_objects(answer, objects)
@@ -105,6 +109,8 @@ class Tracker:
             ]
         order, patches = replay([_start(entry) for _, entry in pairs], frames)
         with self._lock:
+            if self._measuring is None:
+                return ()
             caught_up = self._catch_up(patches, frames[-1])
             if caught_up is not None:
                 for row in np.flatnonzero(caught_up.lost_N):
@@ -136,8 +142,12 @@ class Tracker:
             return self._targets()
 
     def forget(self, query_id: int) -> None:
-        """Drop the targets of a query that is no longer asked."""
+        """Drop the targets of a query that is no longer asked, for good: also those of an answer
+        that is being replayed, without waiting for it.
+        """
         with self._lock:
+            if self._measuring == query_id:
+                self._measuring = None
             self._keep([row for row, t in enumerate(self._tracks) if t.query_id != query_id])
             self._lost = [track for track in self._lost if track.query_id != query_id]
             self._num_ids.pop(query_id, None)
