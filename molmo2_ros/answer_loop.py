@@ -39,10 +39,13 @@ class AnswerTerms:
     Args:
         deadline_s: an answer that takes longer is cut off; 0 for never.
         constrained: answers always follow the grammar.
+        partial_share: of the time that an answer takes, so much may go into carrying its first
+            points to now while the model still writes; 0 tells whole answers only.
     """
 
     deadline_s: float = 0.0
     constrained: bool = False
+    partial_share: float = 0.2
 
 
 class AnswerSink(Protocol):
@@ -186,6 +189,7 @@ class AnswerLoop:
         self._model = grounder.model  # as it was when reads and refusals were found out
         self._was_free = False  # the last question was a free one
         self._last: Answer | None = None
+        self._carry_s = 0.0  # that it took to carry the last answer to now
         self.pace = Pace()
 
     def stop(self) -> None:
@@ -275,6 +279,7 @@ class AnswerLoop:
             "expired": num_expired,
             "usual_s": self.pace.usual_s,
             "running_s": self.pace.running_s,
+            "last_carry_s": self._carry_s,
             **self._grounder.facts(),
         }
         if self._last is not None:
@@ -422,6 +427,16 @@ class AnswerLoop:
         if not ids:
             return
         outcomes = dict.fromkeys(ids.values(), Outcome.CANCELLED)
+        began_s, spent_s = time.perf_counter(), 0.0
+
+        def publish_partial(answer: Answer) -> None:
+            nonlocal spent_s
+            now_s = time.perf_counter()
+            # A model that writes fast would wait for what its next word makes worthless.
+            most_s = self._terms().partial_share * (now_s - began_s)
+            if spent_s + self._carry_s <= most_s:
+                self._publish_standing(room, answer, ids[answer.query], clip)
+                spent_s += time.perf_counter() - now_s
 
         def publish_final(answer: Answer) -> None:
             query_id = ids[answer.query]
@@ -434,7 +449,7 @@ class AnswerLoop:
             self._grounder.answer_all(
                 clip,
                 list(ids),
-                on_partial=lambda a: self._publish_standing(room, a, ids[a.query], clip),
+                on_partial=publish_partial,
                 on_final=publish_final,
                 cancel=cancel,
             )
@@ -507,9 +522,10 @@ class AnswerLoop:
         key = room.camera.name, query_id
         if self._why_stop(key) is Outcome.CANCELLED:
             return
-        # A partial answer too: its first point is carried while the model still writes. It takes
-        # long, and whoever takes a query away must not wait for it.
+        # It takes long, and whoever takes a query away must not wait for it.
+        began_s = time.perf_counter()
         rows = room.camera.tracker.measure(answer, query_id)
+        self._carry_s = time.perf_counter() - began_s
         with room.publishing:
             if self._why_stop(key) is not Outcome.CANCELLED:
                 self._publish(room, answer, query_id, clip, rows)

@@ -197,7 +197,7 @@ class BagReplay:
         self._loop = AnswerLoop(
             grounder=grounder,
             cameras=[asked],
-            terms=lambda: AnswerTerms(constrained=parameters.constrained),
+            terms=lambda: AnswerTerms(constrained=parameters.constrained, partial_share=0.0),
             problems=self.problems,
             clock=lambda: self._now_ns / NS_PER_S,
         )

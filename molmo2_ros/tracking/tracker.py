@@ -142,8 +142,9 @@ class Tracker:
             return self._targets()
 
     def forget(self, query_id: int) -> None:
-        """Drop the targets of a query that is no longer asked, for good: also those of an answer
-        that is being replayed, without waiting for it.
+        """Drop the targets of a query that is no longer asked, for good.
+
+        An answer that is being replayed leaves none behind; nobody waits for it.
         """
         with self._lock:
             if self._measuring == query_id:
