@@ -317,7 +317,8 @@ def test_onnxruntime_and_its_form_for_gpus_never_come_together(wheel, extras, ru
 
 def test_extra_test_brings_all_that_the_suite_imports_and_starts(wheel):
     brought = requirements_of(wheel, "test")
-    ros = {element.text for element in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")}
+    package = ElementTree.parse(ROOT / "package.xml")
+    ros = {e.text for kind in ("exec_depend", "test_depend") for e in package.iter(kind)}
     imported = third_party_imports("test", "engines", "training") | EXTRAS
     imported -= ros | BROUGHT_BY_OTHERS | {"benchmarks"}
     pinned = "".join(

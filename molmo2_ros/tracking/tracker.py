@@ -95,7 +95,7 @@ class Tracker:
             return ()
         self._scene.follow(frames, answer.stamps_ns[-1])
         with self._lock:
-            if self._measuring is None:
+            if self._is_forgotten():
                 return ()  # forgotten meanwhile
             objects = answered_objects(answer, frames[-1].width, frames[-1].height)
             tracks = self._identify(objects, query_id, answer)
@@ -109,7 +109,7 @@ class Tracker:
             ]
         order, patches = replay([_start(entry) for _, entry in pairs], frames)
         with self._lock:
-            if self._measuring is None:
+            if self._is_forgotten():
                 return ()
             caught_up = self._catch_up(patches, frames[-1])
             if caught_up is not None:
@@ -154,6 +154,10 @@ class Tracker:
             self._num_ids.pop(query_id, None)
 
     # The rest is called with _lock held.
+
+    def _is_forgotten(self) -> bool:
+        """Whether the query whose answer is replayed stands no more."""
+        return self._measuring is None
 
     def _targets(self) -> tuple[Target, ...]:
         newest, grey = self._newest, self._buffer.newest

@@ -10,7 +10,6 @@ import pytest
 from molmo2_ros.answers.answer import Answer, AnsweredPoint
 from molmo2_ros.camera.frame import CameraModel, Frame
 from molmo2_ros.prompt.query import Query, QueryKind
-from molmo2_ros.tracking import tracker as tracker_module
 from molmo2_ros.tracking.tracker import MAX_MISSES, Tracker
 
 SECOND = 1_000_000_000
@@ -426,30 +425,6 @@ def test_queries_keep_their_targets_apart(still):
     assert [(t.query_id, t.track_id) for t in tracker.targets()] == [(2, 1), (2, 2)]
     tracker.forget(2)
     assert tracker.targets() == ()
-
-
-@pytest.mark.parametrize("step", ["follow", "replay"])
-def test_what_is_forgotten_while_its_answer_is_replayed_does_not_come_back(
-    still, monkeypatch, step
-):
-    tracker = Tracker()
-    frame = still.frame(0)
-    tracker.update(frame)
-    tracker.measure(point_answer(frame, (200, 150)), 1)
-    place = (tracker._scene, "follow") if step == "follow" else (tracker_module, "replay")
-    real = getattr(*place)
-
-    def forget_and_go_on(*arguments):
-        tracker.forget(2)  # as another thread does
-        return real(*arguments)
-
-    monkeypatch.setattr(*place, forget_and_go_on)
-    assert tracker.measure(point_answer(frame, (400, 300)), 2) == ()
-    assert [t.query_id for t in tracker.targets()] == [1]
-
-    monkeypatch.undo()
-    tracker.measure(point_answer(frame, (400, 300)), 2)
-    assert [t.query_id for t in tracker.targets()] == [1, 2]
 
 
 def test_a_track_is_carried_from_its_newest_frame(make_stream, pan):

@@ -306,7 +306,8 @@ def test_a_bag_whose_worker_dies_each_time_costs_no_other(tmp_path, three_bags):
 
 
 def test_no_more_bags_run_at_once_than_workers_though_ray_has_more_cores(tmp_path, three_bags):
-    ray = pytest.importorskip("ray")
+    import ray
+
     spans = tmp_path / "spans"
     wish = LabelWish(name="square_labels:Square", argument=f"span={spans}", phrase="it")
     topics, out = LogTopics(image=TOPIC), tmp_path / "out"

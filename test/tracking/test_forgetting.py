@@ -1,0 +1,41 @@
+"""A query that is taken away while its answer is being carried to now leaves nothing behind."""
+
+import pytest
+
+from molmo2_ros.answers.answer import Answer, AnsweredPoint
+from molmo2_ros.prompt.query import Query, QueryKind
+from molmo2_ros.tracking import tracker as tracker_module
+from molmo2_ros.tracking.tracker import Tracker
+
+MUG = Query(name="mug", kind=QueryKind.POINT, words="the red mug")
+
+
+def point_answer(frame, u, v):
+    """The model points at one pixel of a frame."""
+    x, y = (u + 0.5) / frame.width, (v + 0.5) / frame.height
+    point = AnsweredPoint(object_id=1, time_s=0.0, x=x, y=y)
+    return Answer(query=MUG, text="", stamps_ns=(frame.stamp_ns,), points=(point,))
+
+
+@pytest.mark.parametrize("step", ["follow", "replay"])
+def test_what_is_forgotten_while_its_answer_is_replayed_does_not_come_back(
+    make_stream, pan, monkeypatch, step
+):
+    tracker = Tracker()
+    frame = make_stream(pan()).frame(0)
+    tracker.update(frame)
+    tracker.measure(point_answer(frame, 200, 150), 1)
+    place = (tracker._scene, "follow") if step == "follow" else (tracker_module, "replay")
+    real = getattr(*place)
+
+    def forget_and_go_on(*arguments):
+        tracker.forget(2)  # as another thread does
+        return real(*arguments)
+
+    monkeypatch.setattr(*place, forget_and_go_on)
+    assert tracker.measure(point_answer(frame, 400, 300), 2) == ()
+    assert [t.query_id for t in tracker.targets()] == [1]
+
+    monkeypatch.undo()
+    tracker.measure(point_answer(frame, 400, 300), 2)
+    assert [t.query_id for t in tracker.targets()] == [1, 2]
