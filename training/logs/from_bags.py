@@ -143,7 +143,9 @@ def by_ray(jobs: Sequence[BagJob], workers: int) -> Iterator[BagOutcome]:
         context.max_errored_blocks = -1  # a bag whose worker dies each time costs no other
         rows = ray.data.from_items(list(jobs), override_num_blocks=len(jobs))
         # A worker that dies takes no other bag with it, and its own is taken up where it was.
-        pool = ray.data.TaskPoolStrategy(size=2 * workers)
+        cores = float(ray.cluster_resources().get("CPU", 0.0))
+        pool = ray.data.TaskPoolStrategy(size=_handed_out(len(jobs), workers, cores))
+        # Else no bag is handed out for which no core is free.
         context.op_resource_reservation_enabled = False
         done = rows.map(_row, num_cpus=1, compute=pool, max_retries=_RETRIES)
         left = dict.fromkeys((str(job.bag), job.topics.image) for job in jobs)
