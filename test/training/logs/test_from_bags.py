@@ -23,7 +23,7 @@ from molmo2_ros.training.logs.spoken import LogTopics
 ROOT = Path(__file__).parents[3]
 SQUARE = '''
 """Points at the brightest place: the square of the film."""
-import os, signal
+import os, signal, time
 from pathlib import Path
 import cv2
 import numpy as np
@@ -43,8 +43,10 @@ class Square:
         if self.argument.startswith("away=") and Path(self.argument[5:]).exists():
             raise ServerError("no answer from http://gpu:8000", may_pass=True)
         if self.argument.startswith("span="):
-            with open(self.argument[5:], "a") as file:
-                print(os.getpid(), file=file)
+            for rest_s in (1.0, 0.0):  # long enough that another one would come in between
+                with open(self.argument[5:], "a") as file:
+                    print(os.getpid(), file=file)
+                time.sleep(rest_s)
         if self.argument == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.argument == "refuse":
