@@ -159,7 +159,7 @@ class FuzzedGrounding(Fuzzed):
 
     @property
     def _camera(self) -> GroundedCamera:
-        return self.node._cameras[0]
+        return self.node._cameras[""]
 
     @property
     def _carrying(self) -> Carrying:

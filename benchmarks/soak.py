@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import statistics
 import sys
 import time
@@ -47,6 +46,7 @@ import rclpy  # noqa: E402
 from benchmarks.report import publish, spread  # noqa: E402
 from benchmarks.soak_faults import NAMES, START_S, run_faults, scratch, until  # noqa: E402
 from benchmarks.soak_rig import Rig  # noqa: E402
+from molmo2_ros.ros.process_meter import ProcessMeter  # noqa: E402
 
 NUM_QUERIES = 5
 CHANGE_S = 1.0
@@ -75,14 +75,9 @@ class Sample:
     @classmethod
     def of(cls, pid: int) -> Sample:
         """Now."""
-        process = Path(f"/proc/{pid}")
-        pages = int((process / "statm").read_text(encoding="ascii").split()[1])
-        return cls(
-            time.monotonic(),
-            pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
-            len(os.listdir(process / "task")),
-            len(os.listdir(process / "fd")),
-        )
+        values: dict[str, Any] = ProcessMeter(Path(f"/proc/{pid}")).values()
+        held = (values[name] for name in ("memory_mb", "threads", "open_files"))
+        return cls(time.monotonic(), *held)
 
 
 class Changes:

@@ -128,18 +128,12 @@ def queries_payload(
     }
 
 
-def answer_json(*args: Any, **values: Any) -> str:
-    """As `answer_payload`, as the text of a message."""
-    return _text(answer_payload(*args, **values))
+def payload_json(payload: Mapping[str, Any]) -> str:
+    """The text of a message.
 
-
-def queries_json(*args: Any, **values: Any) -> str:
-    """As `queries_payload`, as the text of a message."""
-    return _text(queries_payload(*args, **values))
-
-
-def _text(payload: Mapping[str, Any]) -> str:
-    # A NaN, which no reader of JSON knows, would be a bug.
+    Raises:
+        ValueError: a number is NaN or infinite, which no reader of JSON knows.
+    """
     return json.dumps(payload, ensure_ascii=False, allow_nan=False)
 
 

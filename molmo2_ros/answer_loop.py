@@ -52,7 +52,13 @@ class AnswerSink(Protocol):
     """Gets what is said about one camera, from the thread of the loop."""
 
     def publish_answer(
-        self, answer: Answer, rows: Sequence[Target], query_id: int, frame: Frame
+        self,
+        answer: Answer,
+        rows: Sequence[Target],
+        query_id: int,
+        frame: Frame,
+        *,
+        refused: bool = False,
     ) -> None:
         """Take an answer, whole or partial.
 
@@ -61,10 +67,8 @@ class AnswerSink(Protocol):
             rows: its points as targets.
             query_id: FREE_QUESTION_ID for a question that is asked once.
             frame: the newest of the answer's clip.
+            refused: there is no answer; its only problem says why.
         """
-
-    def publish_refusal(self, query: Query, query_id: int, reason: str, frame: Frame) -> None:
-        """Learn that a query gets no answer, and why."""
 
     def forget(self, query_id: int) -> None:
         """Let go what is kept about a query that stands no more; from any thread."""
@@ -259,11 +263,6 @@ class AnswerLoop:
             for query_id in {*known, *refusals}
         }
 
-    def num_frames_skipped(self, camera: str) -> int:
-        """Frames of a camera that no answer was about, since a newer one had come."""
-        with self._lock:  # guards _scheduler
-            return self._scheduler.num_frames_skipped.get(camera, 0)
-
     def facts(self) -> dict[str, object]:
         """What the model did, for diagnostics."""
         with self._lock:  # guards _scheduler
@@ -314,17 +313,17 @@ class AnswerLoop:
             Molmo2Error: the model could not be asked.
         """
         self._grounder.constrained = self._terms().constrained
-        room, batch = self._next_batch()
+        batch = self._next_batch()
         question = None if batch and self._was_free else self._next_question()
         self._was_free = question is not None
-        if question is None and not batch:
+        if question is None and batch is None:
             return False
         self.pace.began()
         try:
             if question is not None:
                 self._answer_free(*question)
-            elif room is not None:
-                self._answer_standing(room, batch)
+            elif batch is not None:
+                self._answer_standing(*batch)
         finally:
             self.pace.ended()
         return True
@@ -339,7 +338,7 @@ class AnswerLoop:
                     return room, query
         return None
 
-    def _next_batch(self) -> tuple[_Room | None, list[StandingQuery]]:
+    def _next_batch(self) -> tuple[_Room, list[StandingQuery]] | None:
         """The query whose turn it is, with those that read the same frames of its camera."""
         self._notice_another_model()
         now_s = self._clock()
@@ -354,11 +353,12 @@ class AnswerLoop:
         with self._lock:  # guards _scheduler
             keys = self._scheduler.next(self._clock())
         if not keys:
-            return None, []
+            return None
         room = self._rooms[keys[0][0]]
         # One that was asked anew just as its time was over may have come after the look at them.
         standing = {entry.id: entry for entry in room.camera.queries.all(self._clock())}
-        return room, [standing[query_id] for _, query_id in keys if query_id in standing]
+        entries = [standing[query_id] for _, query_id in keys if query_id in standing]
+        return (room, entries) if entries else None
 
     def _notice_another_model(self) -> None:
         """What could be asked before may not be now, where a server came back as another."""
@@ -474,8 +474,15 @@ class AnswerLoop:
         with self._lock:  # guards reads and refusals
             room.reads.pop(entry.id, None)
             room.refusals[entry.id] = str(error)
+        self._publish_refusal(room, entry.query, entry.id, error, newest)
+
+    def _publish_refusal(
+        self, room: _Room, query: Query, query_id: int, error: QueryError, newest: Frame
+    ) -> None:
         room.camera.problems.report("query", error)
-        room.camera.sink.publish_refusal(entry.query, entry.id, str(error), newest)
+        # Who asked reads the answers, not our log.
+        refusal = Answer(query=query, text="", stamps_ns=(newest.stamp_ns,), problems=(str(error),))
+        room.camera.sink.publish_answer(refusal, (), query_id, newest, refused=True)
 
     def _why_stop(self, key: QueryKey) -> Outcome | None:
         if self._stopping.is_set():
@@ -503,9 +510,7 @@ class AnswerLoop:
                 cancel=cancel,
             )
         except QueryError as error:
-            room.camera.problems.report("query", error)
-            # Who asked reads the answers, not our log.
-            room.camera.sink.publish_refusal(query, FREE_QUESTION_ID, str(error), clip.frames[-1])
+            self._publish_refusal(room, query, FREE_QUESTION_ID, error, clip.frames[-1])
             return
         if not self._stopping.is_set():
             self._publish(room, self._cut(answer) if is_late else answer, FREE_QUESTION_ID, clip)

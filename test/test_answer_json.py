@@ -2,7 +2,7 @@
 
 import json
 
-from molmo2_ros.answer_json import QueryState, answer_json, queries_json
+from molmo2_ros.answer_json import QueryState, answer_payload, payload_json, queries_payload
 from molmo2_ros.answers.answer import Answer, AnsweredPoint, Timing
 from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.scheduler import Counts
@@ -50,8 +50,8 @@ def parsed(answer, rows=()):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    text = answer_json(answer, rows, query_id=3, frame_id="camera", width=320, height=240)
-    return json.loads(text, parse_constant=refuse)
+    told = answer_payload(answer, rows, query_id=3, frame_id="camera", width=320, height=240)
+    return json.loads(payload_json(told), parse_constant=refuse)
 
 
 def test_an_answer_keeps_its_stamps_to_the_nanosecond_and_has_no_nan():
@@ -86,17 +86,16 @@ def test_queries_tell_their_terms_and_how_they_fare():
     standing.add(parse_query("count[2 hz]: mugs"), 100.0)
     counts = Counts(num_asked=9, num_answered=6, num_late=2, num_cancelled=1, num_missed=4)
 
-    told = json.loads(
-        queries_json(
-            standing.all(112.5),
-            {1: QueryState(rate_hz=4.2345, counts=counts, refused="no skill")},
-            112.5,
-            default_rate_hz=5.0,
-            is_active=True,
-            engine="nano",
-            skills=("point",),
-        )
+    payload = queries_payload(
+        standing.all(112.5),
+        {1: QueryState(rate_hz=4.2345, counts=counts, refused="no skill")},
+        112.5,
+        default_rate_hz=5.0,
+        is_active=True,
+        engine="nano",
+        skills=("point",),
     )
+    told = json.loads(payload_json(payload))
 
     assert told["queries"] == [
         {

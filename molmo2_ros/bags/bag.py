@@ -170,10 +170,7 @@ class Bag:
         try:
             from rosbags.rosbag2 import Reader
         except ImportError as error:
-            raise ConfigError(
-                f"reading bags needs the package {error.name}, which is not installed; "
-                '`pip install "molmo2_ros[recorder]"` brings it'
-            ) from error
+            raise needs_rosbags("reading bags", error) from error
         try:
             plain = self._plain(file)
             path: Any = plain
@@ -207,6 +204,19 @@ class Bag:
                 "kept",
             )
         return plain
+
+
+def needs_rosbags(doing: str, error: ImportError) -> ConfigError:
+    """What to say where the package rosbags, or one that it needs, is missing.
+
+    Args:
+        doing: what cannot be done.
+        error: of the import.
+    """
+    return ConfigError(
+        f"{doing} needs the package {error.name}, which is not installed; "
+        '`pip install "molmo2_ros[recorder]"` brings it'
+    )
 
 
 def is_bag(path: Path) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 
 from rclpy.serialization import serialize_message
 
-from molmo2_ros.bags.bag import Bag, BagMessage
-from molmo2_ros.errors import ConfigError, DataError
+from molmo2_ros.bags.bag import Bag, BagMessage, needs_rosbags
+from molmo2_ros.errors import DataError
 from molmo2_ros.ros.topics import Publisher
 
 
@@ -34,10 +34,7 @@ class BagCopy:
             from rosbags.rosbag2 import StoragePlugin, Writer
             from rosbags.typesys import Stores, get_typestore
         except ImportError as error:
-            raise ConfigError(
-                f"writing bags needs the package {error.name}, which is not installed; "
-                '`pip install "molmo2_ros[recorder]"` brings it'
-            ) from error
+            raise needs_rosbags("writing bags", error) from error
         if out.exists():
             raise DataError(f"{out} is there already, expected a new name: nothing is overwritten")
         self._types = get_typestore(Stores.ROS2_HUMBLE)
@@ -85,17 +82,15 @@ class BagCopy:
         """Write a message as it was recorded."""
         if message.topic not in self._connections:
             known = self._described[message.topic]
-            self._connections[message.topic] = (
-                self._writer.add_connection(
-                    message.topic,
-                    message.kind,
-                    msgdef=known.msgdef.data,
-                    rihs01=known.digest,
-                    serialization_format=known.ext.serialization_format,
-                    offered_qos_profiles=known.ext.offered_qos_profiles,
-                )
-                if known.msgdef.data and known.digest
-                else self._writer.add_connection(message.topic, message.kind, typestore=self._types)
+            is_described = bool(known.msgdef.data and known.digest)
+            self._connections[message.topic] = self._writer.add_connection(
+                message.topic,
+                message.kind,
+                typestore=self._types,
+                msgdef=known.msgdef.data if is_described else None,
+                rihs01=known.digest if is_described else None,
+                serialization_format=known.ext.serialization_format,
+                offered_qos_profiles=known.ext.offered_qos_profiles,
             )
         self._write(message.topic, message.log_ns, message.data)
 

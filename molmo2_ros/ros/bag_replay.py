@@ -16,13 +16,11 @@ from rclpy.context import Context
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from molmo2_ros.answer_json import queries_json
-from molmo2_ros.answer_loop import ANSWER_PATIENCE_S, AnswerLoop, AnswerTerms, AskedCamera
+from molmo2_ros.answer_loop import AnswerLoop, AnswerTerms
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.asking import AnyGrounder
 from molmo2_ros.bags.bag import Bag, BagMessage
 from molmo2_ros.bags.skips import Skips
-from molmo2_ros.camera.clip import ClipBuffer
 from molmo2_ros.camera.frame import Frame
 from molmo2_ros.camera.stamp import NS_PER_S
 from molmo2_ros.errors import ConfigError, DataError, Molmo2Error
@@ -32,13 +30,12 @@ from molmo2_ros.ros.bag_copy import BagCopy
 from molmo2_ros.ros.carrying import Carrying
 from molmo2_ros.ros.diagnostics import ProblemLog
 from molmo2_ros.ros.frames import FrameAssembler
-from molmo2_ros.ros.grounded_camera import CLIP_FPS
+from molmo2_ros.ros.grounded_camera import asked_camera
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.results import Results
 from molmo2_ros.ros.topics import Publisher
 from molmo2_ros.standing import StandingQueries, parse_standing
 from molmo2_ros.tracking.target import Target
-from molmo2_ros.tracking.tracker import Tracker
 
 _IMAGES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 _CAMERA = "image"
@@ -126,15 +123,19 @@ class _Timeless:
         self._results = results
 
     def publish_answer(
-        self, answer: Answer, rows: Sequence[Target], query_id: int, frame: Frame
+        self,
+        answer: Answer,
+        rows: Sequence[Target],
+        query_id: int,
+        frame: Frame,
+        *,
+        refused: bool = False,
     ) -> None:
         """See AnswerSink."""
         timing = replace(answer.timing, encode_s=0.0, prefill_s=0.0, decode_s=0.0)
-        self._results.publish_answer(replace(answer, timing=timing), rows, query_id, frame)
-
-    def publish_refusal(self, query: Query, query_id: int, reason: str, frame: Frame) -> None:
-        """See AnswerSink."""
-        self._results.publish_refusal(query, query_id, reason, frame)
+        self._results.publish_answer(
+            replace(answer, timing=timing), rows, query_id, frame, refused=refused
+        )
 
     def forget(self, query_id: int) -> None:
         """See AnswerSink."""
@@ -172,27 +173,25 @@ class BagReplay:
         self.problems = ProblemLog(logging.getLogger(__name__))
         self.results = Results(_CopyTopics(copy, name, overlay=parameters.overlay))
         self._copy = copy
-        self._topics = topics
+        self._image_topic = topics.image
         self._grounder = grounder
         self._parameters = parameters
         self._now_ns = 0
         self._queries_told_ns: int | None = None
-        self._frames = FrameAssembler(self.problems)
+        frames = FrameAssembler(self.problems)
+        self._kept: dict[str, tuple[Any, Callable[[Any], None]]] = {
+            topics.camera_info: (CameraInfo, frames.on_camera_info),
+            topics.depth: (Image, frames.on_depth),
+            topics.depth_info: (CameraInfo, frames.on_depth_info),
+        }
         self._queries = StandingQueries(parameters.max_queries)
         self._queries.replace_parameter(queries, 0.0)
-        asked = AskedCamera(
-            name=_CAMERA,
-            clip=ClipBuffer(
-                parameters.clip_duration_s,
-                parameters.clip_max_frames,
-                keep_fps=CLIP_FPS,
-                max_bytes=round(parameters.clip_max_mb * 1e6),
-            ),
-            tracker=Tracker(buffer_s=parameters.clip_duration_s + ANSWER_PATIENCE_S),
+        asked = asked_camera(
+            _CAMERA,
+            lambda: parameters,
             queries=self._queries,
             sink=_Timeless(self.results),
             problems=self.problems,
-            default_rate_hz=lambda: parameters.answer_rate_hz,
         )
         self._loop = AnswerLoop(
             grounder=grounder,
@@ -202,7 +201,7 @@ class BagReplay:
             clock=lambda: self._now_ns / NS_PER_S,
         )
         self._carrying = Carrying(
-            frames=self._frames,
+            frames=frames,
             clip=asked.clip,
             tracker=asked.tracker,
             results=self.results,
@@ -225,20 +224,14 @@ class BagReplay:
             self.problems.report("camera", error)
 
     def _read(self, message: BagMessage) -> None:
-        topics = self._topics
-        store: dict[str, tuple[Any, Callable[[Any], None]]] = {
-            topics.camera_info: (CameraInfo, self._frames.on_camera_info),
-            topics.depth: (Image, self._frames.on_depth),
-            topics.depth_info: (CameraInfo, self._frames.on_depth_info),
-        }
-        if message.topic == topics.image:
+        if message.topic == self._image_topic:
             self._carrying.follow(_decoded(message, _IMAGES[message.kind]))
             self._tell_queries()
             while self._loop.answer_due():
                 pass
-        elif message.topic in store:
-            kind, callback = store[message.topic]
-            callback(_decoded(message, kind))
+        elif message.topic in self._kept:
+            kind, keep = self._kept[message.topic]
+            keep(_decoded(message, kind))
 
     def _tell_queries(self) -> None:
         told_ns = self._queries_told_ns
@@ -247,15 +240,12 @@ class BagReplay:
         self._queries_told_ns = self._now_ns
         now_s = self._now_ns / NS_PER_S
         self.results.publish_queries(
-            queries_json(
-                self._queries.all(now_s),
-                self._loop.states(_CAMERA),
-                now_s,
-                default_rate_hz=self._parameters.answer_rate_hz,
-                is_active=True,
-                engine=self._grounder.model.name,
-                skills=self._grounder.model.skills,
-            )
+            self._queries.all(now_s),
+            self._loop.states(_CAMERA),
+            now_s,
+            default_rate_hz=self._parameters.answer_rate_hz,
+            is_active=True,
+            model=self._grounder.model,
         )
 
     @property

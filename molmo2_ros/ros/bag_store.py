@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from molmo2_ros.bags.bag import needs_rosbags
 from molmo2_ros.errors import ConfigError, DataError
 
 MB = 1_000_000
@@ -69,10 +70,7 @@ class BagStore:
         try:
             from rosbags.typesys import Stores, get_typestore
         except ImportError as error:
-            raise ConfigError(
-                f"recording needs the package {error.name}, which is not installed; "
-                '`pip install "molmo2_ros[recorder]"` brings it'
-            ) from error
+            raise needs_rosbags("recording", error) from error
         self._types = get_typestore(Stores.ROS2_HUMBLE)  # the message definitions in the bags
         self.settings = settings
         self._writer: Any = None

@@ -12,8 +12,7 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
-from molmo2_ros.answer_json import queries_json
-from molmo2_ros.answer_loop import ANSWER_PATIENCE_S, AnswerLoop, AskedCamera
+from molmo2_ros.answer_loop import ANSWER_PATIENCE_S, AnswerLoop, AnswerSink, AskedCamera
 from molmo2_ros.asking import ModelFacts
 from molmo2_ros.camera.clip import ClipBuffer
 from molmo2_ros.camera.stamp import NS_PER_S
@@ -33,7 +32,7 @@ from molmo2_ros.standing import StandingQueries, StandingQuery, parse_standing
 from molmo2_ros.tracking.tracker import Tracker
 
 MAX_CAMERAS = 16
-CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
+_CLIP_FPS = 8.0  # the densest that tracking reads; what lies between is not kept
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _FAR_S = 86400.0
 
@@ -77,6 +76,40 @@ def of_camera(
         queries=queries,
         answer_rate_hz=camera.answer_rate_hz or node.answer_rate_hz,
         image_rotation=camera.image_rotation,
+    )
+
+
+def asked_camera(
+    name: str,
+    parameters: Callable[[], GroundingParameters],
+    *,
+    queries: StandingQueries,
+    sink: AnswerSink,
+    problems: ProblemLog,
+) -> AskedCamera:
+    """A camera as the loop asks about it, with an empty clip and no targets.
+
+    Args:
+        name: its own.
+        parameters: of this camera, the newest snapshot.
+        queries: that stand about it.
+        sink: gets the answers.
+        problems: takes note of what cannot be asked.
+    """
+    wanted = parameters()
+    return AskedCamera(
+        name=name,
+        clip=ClipBuffer(
+            wanted.clip_duration_s,
+            wanted.clip_max_frames,
+            keep_fps=_CLIP_FPS,
+            max_bytes=round(wanted.clip_max_mb * 1e6),
+        ),
+        tracker=Tracker(buffer_s=wanted.clip_duration_s + ANSWER_PATIENCE_S),
+        queries=queries,
+        sink=sink,
+        problems=problems,
+        default_rate_hz=lambda: parameters().answer_rate_hz,
     )
 
 
@@ -139,19 +172,12 @@ class GroundedCamera:
         """
         parameters = self._parameters()
         self._frames = FrameAssembler(self.problems)
-        self.asked = AskedCamera(
-            name=self.name,
-            clip=ClipBuffer(
-                parameters.clip_duration_s,
-                parameters.clip_max_frames,
-                keep_fps=CLIP_FPS,
-                max_bytes=round(parameters.clip_max_mb * 1e6),
-            ),
-            tracker=Tracker(buffer_s=parameters.clip_duration_s + ANSWER_PATIENCE_S),
+        self.asked = asked_camera(
+            self.name,
+            self._parameters,
             queries=self.queries,
             sink=self.results,
             problems=self.problems,
-            default_rate_hz=lambda: self._parameters().answer_rate_hz,
         )
         self._target_frame = TargetFrame(
             parameters.target_frame,
@@ -223,10 +249,8 @@ class GroundedCamera:
 
     def take_queries(self) -> None:
         """Let the queries of the parameter stand; a bad list given at start is reported instead."""
-        parameters = self._parameters()
-        self.queries.max_queries = parameters.max_queries
         try:
-            queries = parse_standing(parameters.queries)
+            queries = parse_standing(self._parameters().queries)
             gone = self.queries.replace_parameter(queries, time.monotonic())
         except Molmo2Error as error:
             self.problems.report("query", error)
@@ -297,15 +321,12 @@ class GroundedCamera:
 
     def publish_queries(self) -> None:
         """Tell what is being asked."""
-        model, loop, now_s = self._model(), self._loop, time.monotonic()
+        loop, now_s = self._loop, time.monotonic()
         self.results.publish_queries(
-            queries_json(
-                self.queries.all(now_s),
-                {} if loop is None else loop.states(self.name),
-                now_s,
-                default_rate_hz=self._parameters().answer_rate_hz,
-                is_active=loop is not None,
-                engine=model.name if model is not None else "",
-                skills=model.skills if model is not None else (),
-            )
+            self.queries.all(now_s),
+            {} if loop is None else loop.states(self.name),
+            now_s,
+            default_rate_hz=self._parameters().answer_rate_hz,
+            is_active=loop is not None,
+            model=self._model(),
         )

@@ -63,7 +63,7 @@ class GroundingNode(LifecycleNode):
         self._process = ProcessMeter()
         self._engine: Model | None = None
         self._self_test: SelfTest | None = None
-        self._cameras: tuple[GroundedCamera, ...] = ()
+        self._cameras: dict[str, GroundedCamera] = {}
         self._loop: AnswerLoop | None = None
         self._answering: Worker | None = None
         self._transforms: TfTransforms | None = None
@@ -86,8 +86,8 @@ class GroundingNode(LifecycleNode):
                     frozen=self._why_frozen,
                     prefix=f"{name}.",
                 )
-        self._cameras = tuple(
-            GroundedCamera(
+        self._cameras = {
+            name: GroundedCamera(
                 self,
                 name,
                 parameters=partial(self._parameters_of, name),
@@ -95,7 +95,7 @@ class GroundingNode(LifecycleNode):
                 model=self._model,
             )
             for name in (self._of_camera or ("",))
-        )
+        }
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.result_qos())
         self._diagnostics_timer = steady_timer(
             self, self._server.snapshot.diagnostics_period_s, self._publish_diagnostics
@@ -177,18 +177,18 @@ class GroundingNode(LifecycleNode):
         self._transforms = None if tf2_ros is None else TfTransforms(self, tf2_ros)
         loop = AnswerLoop(
             grounder=grounder_of(self._engine, num_cameras=len(self._cameras)),
-            cameras=[camera.make_ready(self._transforms) for camera in self._cameras],
+            cameras=[camera.make_ready(self._transforms) for camera in self._cameras.values()],
             terms=self._answer_terms,
             problems=self._problems,
         )
         self._loop = loop
         self._answering = Worker("answer", loop.step, self._problems, self.context)
-        for camera in self._cameras:
+        for camera in self._cameras.values():
             camera.start(loop)
         self._answering.start()
         self._publish_queries()
         now_s = time.monotonic()
-        num_queries = sum(len(camera.queries.all(now_s)) for camera in self._cameras)
+        num_queries = sum(len(camera.queries.all(now_s)) for camera in self._cameras.values())
         self.get_logger().info(f"active: {num_queries} standing queries")
         return result
 
@@ -222,7 +222,7 @@ class GroundingNode(LifecycleNode):
         transforms, self._transforms = self._transforms, None
         if loop is not None:
             loop.stop()  # so that it comes to its end while the cameras do
-        for camera in self._cameras:
+        for camera in self._cameras.values():
             camera.stop()
         if transforms is not None:
             transforms.close()
@@ -237,9 +237,12 @@ class GroundingNode(LifecycleNode):
 
     # ---- parameters
 
-    def _parameters_of(self, camera: str) -> GroundingParameters:
+    def _parameters_of(
+        self, camera: str, node: GroundingParameters | None = None
+    ) -> GroundingParameters:
+        """A camera's parameters as they are, or as they would be with other ones of the node."""
         own = self._of_camera.get(camera)
-        return of_camera(self._server.snapshot, None if own is None else own.snapshot)
+        return of_camera(node or self._server.snapshot, None if own is None else own.snapshot)
 
     def _answer_terms(self) -> AnswerTerms:
         parameters = self._server.snapshot
@@ -265,22 +268,19 @@ class GroundingNode(LifecycleNode):
                 "it; start the node again with the new names"
             )
         if after.queries != before.queries or after.max_queries < before.max_queries:
-            for camera in self._cameras:
-                own = self._of_camera.get(camera.name)
-                camera.check_queries(of_camera(after, None if own is None else own.snapshot))
+            for name, camera in self._cameras.items():
+                camera.check_queries(self._parameters_of(name, after))
 
     def _check_camera_parameters(self, name: str, after: GroundedCameraParameters) -> None:
         """Refuse a list of queries that could not stand beside the node's."""
         if after.queries != self._of_camera[name].snapshot.queries:
-            for camera in self._cameras:
-                if camera.name == name:
-                    camera.check_queries(of_camera(self._server.snapshot, after))
+            self._cameras[name].check_queries(of_camera(self._server.snapshot, after))
 
     def _on_parameters(self, before: GroundingParameters, after: GroundingParameters) -> None:
         if before.diagnostics_period_s != after.diagnostics_period_s:
             self._diagnostics_timer.timer_period_ns = round(after.diagnostics_period_s * NS_PER_S)
             self._diagnostics_timer.reset()  # else the old period runs out first
-        for camera in self._cameras:
+        for camera in self._cameras.values():
             camera.queries.max_queries = after.max_queries
             if before.queries != after.queries:
                 camera.take_queries()
@@ -289,10 +289,9 @@ class GroundingNode(LifecycleNode):
     def _on_camera_parameters(
         self, name: str, before: GroundedCameraParameters, after: GroundedCameraParameters
     ) -> None:
-        for camera in self._cameras:
-            if camera.name == name and before.queries != after.queries:
-                camera.take_queries()
-                camera.publish_queries()
+        if before.queries != after.queries:
+            self._cameras[name].take_queries()
+            self._cameras[name].publish_queries()
 
     # ---- what is told each second
 
@@ -300,7 +299,7 @@ class GroundingNode(LifecycleNode):
         return None if self._engine is None else facts_of(self._engine)
 
     def _publish_queries(self) -> None:
-        for camera in self._cameras:
+        for camera in self._cameras.values():
             camera.publish_queries()
 
     def _publish_diagnostics(self) -> None:
@@ -309,7 +308,7 @@ class GroundingNode(LifecycleNode):
             parameters=self._server.snapshot,
             engine=self._engine,
             self_test=self._self_test,
-            cameras=self._cameras,
+            cameras=tuple(self._cameras.values()),
             loop=self._loop,
             problems=self._problems,
             process=self._process,

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from geometry_msgs.msg import PointStamped
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
-from molmo2_ros.answer_json import answer_json
+from molmo2_ros.answer_json import QueryState, answer_payload, payload_json, queries_payload
 from molmo2_ros.answers.answer import Answer
+from molmo2_ros.asking import ModelFacts
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.prompt.query import Query, QueryKind
+from molmo2_ros.prompt.query import QueryKind
 from molmo2_ros.ros import clouds, compat, markers
 from molmo2_ros.ros.diagnostics import RateMeter
 from molmo2_ros.ros.overlay_topic import OverlayTopic
 from molmo2_ros.ros.parameters import GroundingParameters
 from molmo2_ros.ros.topics import Topics
+from molmo2_ros.standing import StandingQuery
 from molmo2_ros.tracking.target import Target
 
 _MOST_CAPTION = 40  # characters
@@ -93,39 +95,6 @@ class Results:
             )
 
     def publish_answer(
-        self, answer: Answer, rows: Sequence[Target], query_id: int, frame: Frame
-    ) -> None:
-        """Publish what the model said about a clip.
-
-        Args:
-            answer: whole or partial.
-            rows: its points as targets.
-            query_id: 0 for a free question.
-            frame: the newest frame of the answer's clip.
-        """
-        self._publish_json(answer, rows, query_id, frame)
-        if answer.partial:
-            return
-        self.answer_rate.tick()
-        if query_id:
-            with self._lock:  # guards _captions
-                self._captions[query_id] = _caption(answer)
-            self._tracks.publish(clouds.tracks_cloud(rows, answer.stamps_ns[-1], frame.frame_id))
-            self.tracks_rate.tick()
-
-    def publish_refusal(self, query: Query, query_id: int, reason: str, frame: Frame) -> None:
-        """Tell who listens to ~/answer that there will be none, and why.
-
-        Args:
-            query: cannot be asked.
-            query_id: 0 for a free question.
-            reason: what the model lacks and what it has.
-            frame: the newest frame.
-        """
-        answer = Answer(query=query, text="", stamps_ns=(frame.stamp_ns,), problems=(reason,))
-        self._publish_json(answer, (), query_id, frame, refused=True)
-
-    def _publish_json(
         self,
         answer: Answer,
         rows: Sequence[Target],
@@ -134,7 +103,8 @@ class Results:
         *,
         refused: bool = False,
     ) -> None:
-        text = answer_json(
+        """See AnswerSink."""
+        payload = answer_payload(
             answer,
             rows,
             query_id=query_id,
@@ -143,16 +113,42 @@ class Results:
             height=frame.height,
             refused=refused,
         )
-        self._answer.publish(String(data=text))
+        self._answer.publish(String(data=payload_json(payload)))
+        if answer.partial or refused:
+            return
+        self.answer_rate.tick()
+        if query_id:
+            with self._lock:  # guards _captions
+                self._captions[query_id] = _caption(answer)
+            self._tracks.publish(clouds.tracks_cloud(rows, answer.stamps_ns[-1], frame.frame_id))
+            self.tracks_rate.tick()
 
     def forget(self, query_id: int) -> None:
         """No caption any more for a query that stands no more."""
         with self._lock:  # guards _captions
             self._captions.pop(query_id, None)
 
-    def publish_queries(self, text: str) -> None:
-        """Tell what is being asked, also to those who come later."""
-        self._queries.publish(String(data=text))
+    def publish_queries(
+        self,
+        standing: Sequence[StandingQuery],
+        states: Mapping[int, QueryState],
+        now_s: float,
+        *,
+        default_rate_hz: float,
+        is_active: bool,
+        model: ModelFacts | None,
+    ) -> None:
+        """Tell what is being asked, also to those who come later; see `queries_payload`."""
+        payload = queries_payload(
+            standing,
+            states,
+            now_s,
+            default_rate_hz=default_rate_hz,
+            is_active=is_active,
+            engine=model.name if model is not None else "",
+            skills=model.skills if model is not None else (),
+        )
+        self._queries.publish(String(data=payload_json(payload)))
 
 
 def _caption(answer: Answer) -> str:

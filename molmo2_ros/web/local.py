@@ -167,27 +167,6 @@ class LocalBackend:
         self._loop.step()
 
     def publish_answer(
-        self, answer: Answer, rows: Sequence[Target], query_id: int, frame: Frame
-    ) -> None:
-        """See AnswerSink."""
-        self._tell_answer(answer, rows, query_id, frame)
-
-    def publish_refusal(self, query: Query, query_id: int, reason: str, frame: Frame) -> None:
-        """See AnswerSink."""
-        answer = Answer(query=query, text="", stamps_ns=(frame.stamp_ns,), problems=(reason,))
-        self._tell_answer(answer, (), query_id, frame, refused=True)
-
-    def forget(self, query_id: int) -> None:
-        """See AnswerSink."""
-
-    def report(self, place: str, error: Molmo2Error) -> None:
-        """See Problems."""
-        _log.error("%s: %s", place, error)
-
-    def count(self, kind: type[Molmo2Error]) -> None:
-        """See Problems."""
-
-    def _tell_answer(
         self,
         answer: Answer,
         rows: Sequence[Target],
@@ -196,6 +175,7 @@ class LocalBackend:
         *,
         refused: bool = False,
     ) -> None:
+        """See AnswerSink."""
         told = answer_payload(
             answer,
             rows,
@@ -207,6 +187,16 @@ class LocalBackend:
         )
         assert self._hub is not None
         self._hub.tell_answer(NODE, told)
+
+    def forget(self, query_id: int) -> None:
+        """See AnswerSink."""
+
+    def report(self, place: str, error: Molmo2Error) -> None:
+        """See Problems."""
+        _log.error("%s: %s", place, error)
+
+    def count(self, kind: type[Molmo2Error]) -> None:
+        """See Problems."""
 
     # ---- what both tell
 

@@ -8,7 +8,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from std_msgs.msg import String
 
-from molmo2_ros.answer_json import answer_json
+from molmo2_ros.answer_json import answer_payload, payload_json
 from molmo2_ros.answers.answer import Answer
 from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.ros import images
@@ -51,8 +51,8 @@ def watcher(node_under_test, tmp_path):
 
 def answer_message(question="point: the red mug", rows=(), **fields):
     answer = Answer(query=parse_query(question), stamps_ns=(STAMP_NS,), **{"text": "", **fields})
-    text = answer_json(answer, rows, query_id=2, frame_id="camera", width=64, height=48)
-    return String(data=text)
+    told = answer_payload(answer, rows, query_id=2, frame_id="camera", width=64, height=48)
+    return String(data=payload_json(told))
 
 
 @pytest.mark.parametrize(
