@@ -19,7 +19,7 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10*/bin/pytho
 
 INFERENCE := $(addprefix requirements/,inference.txt kilted.txt simulation.txt web.txt top.txt \
 	constraints.txt)
-TEST := $(INFERENCE) $(addprefix requirements/,training.txt test.txt tensorrt-rtx.txt \
+TEST := $(INFERENCE) $(addprefix requirements/,rerun.txt training.txt test.txt tensorrt-rtx.txt \
 	without_dependencies.txt)
 JAZZY_TEST := $(addprefix requirements/,jazzy.txt numpy1.txt simulation.txt web.txt top.txt training.txt test.txt \
 	tensorrt-rtx.txt without_dependencies.txt constraints-jazzy.txt)

@@ -24,6 +24,7 @@ TENSORRT_RTX = [
 # The live page. uvicorn brings no WebSocket of its own.
 WEB = ["fastapi>=0.110", "uvicorn>=0.35", "websockets>=14"]
 TOP = ["rich>=13", "textual>=1"]
+RERUN = ["rerun-sdk>=0.39"]
 TRAINING = [
     *SIMULATION,
     "accelerate",
@@ -117,6 +118,7 @@ setup(
         "recorder": ["rosbags"],
         "web": WEB,
         "top": TOP,
+        "rerun": RERUN,
         "training": TRAINING,
         "modelopt": ["nvidia-modelopt>=0.47"],  # FP8 and NVFP4 weights for TensorRT
         # All that the suite asks for beside ROS 2, on the CPU. colcon runs pytest only where an
@@ -126,6 +128,7 @@ setup(
             *TRAINING,
             *WEB,
             *TOP,
+            *RERUN,
             "axe-playwright-python",
             "codespell",
             "colcon-common-extensions",

@@ -22,6 +22,7 @@ GROUPS = {
         "web.txt": "the live page, the recorder",
         "simulation.txt": "the simulated table",
         "top.txt": "`molmo2 top`",
+        "rerun.txt": "`molmo2 ask --rerun`",
     },
     "ROS 2 as Python wheels": {"kilted.txt": "Kilted", "jazzy.txt": "Jazzy"},
     "For training and exporting": {"training.txt": "training"},

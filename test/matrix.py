@@ -94,6 +94,7 @@ def wanted(corner: str, part: str) -> tuple[list[str], list[str]]:
     distribution, _, numpy = corner.split("-")
     files = [INFERENCE[numpy], f"{distribution}.txt", "simulation.txt", "web.txt", "top.txt"]
     files += ["training.txt", "test.txt"] if part == "whole" else []
+    files += ["rerun.txt"] if part == "whole" and numpy == "numpy2" else []
     lines = [line for name in files for line in (REQUIREMENTS / name).read_text().splitlines()]
     if part != "whole":
         tools = (REQUIREMENTS / "test.txt").read_text().splitlines()

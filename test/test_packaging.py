@@ -49,6 +49,7 @@ PIP_NAMES = {
     "importlinter": "import-linter",
     "mujoco": "mujoco-core" if sys.version_info >= (3, 11) else "mujoco",
     "onnx_ir": "onnx-ir",
+    "rerun": "rerun-sdk",
     "yaml": "pyyaml",
 }
 NO_ROSDEP_KEY = {"rosbags", "tokenizers"}  # README.md tells to install it with pip
@@ -68,6 +69,7 @@ NO_ROBOT_NEEDS = {
     "pyarrow",
     "pycocotools",
     "ray",
+    "rerun",
     "rich",
     "safetensors",
     "schemathesis",
@@ -103,7 +105,7 @@ BROUGHT_BY_OTHERS = {
     "packaging",
     "pydantic",
 } | ROSIDL
-EXTRAS = {"fastapi", "moderngl", "mujoco", "rich", "textual", "uvicorn"}
+EXTRAS = {"fastapi", "moderngl", "mujoco", "rerun", "rich", "textual", "uvicorn"}
 
 
 def run(*arguments, cwd, **environment):
@@ -323,7 +325,7 @@ def test_extra_test_brings_all_that_the_suite_imports_and_starts(wheel):
     imported -= ros | BROUGHT_BY_OTHERS | {"benchmarks"}
     pinned = "".join(
         (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
-        for name in ("test", "top", "training", "web", "without_dependencies")
+        for name in ("rerun", "test", "top", "training", "web", "without_dependencies")
     )
     wanted = {PIP_NAMES.get(name, name) for name in imported} | requirement_names(pinned)
     assert sorted(wanted - brought - WITHOUT_DEPENDENCIES) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo2_ros.camera.frame import Frame
-from molmo2_ros.cli.findings import Finding, Result
+from molmo2_ros.cli.carried import Carried, targets_on_pictures
+from molmo2_ros.cli.findings import Result
 from molmo2_ros.cli.stream import Opener, frames_of
 from molmo2_ros.errors import ConfigError
 from molmo2_ros.overlay import Trails, draw
 from molmo2_ros.prompt.query import question_text
-from molmo2_ros.tracking.flow import QUALITY_FLOOR, Patches, carry, no_patches, seed
-from molmo2_ros.tracking.grey import GreyFrame
-from molmo2_ros.tracking.target import Target
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv"})
 STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-_NS = 1_000_000_000
 
 
 def check_output(path: Path) -> None:
@@ -47,16 +43,10 @@ def annotate_pictures(frames: Sequence[Frame], result: Result, path: Path) -> No
     Raises:
         ConfigError: the file cannot be written.
     """
-    by_image: dict[int, list[Finding]] = defaultdict(list)
-    for finding in result.findings:
-        by_image[finding.image or 1].append(finding)
+    caption = question_text(result.query)
     drawn = [
-        draw(
-            frame.image,
-            [_target(finding, result, frame.stamp_ns) for finding in by_image[number]],
-            caption=question_text(result.query),
-        )
-        for number, frame in enumerate(frames, 1)
+        draw(frame.image, targets, caption=caption)
+        for frame, targets in zip(frames, targets_on_pictures(frames, result), strict=True)
     ]
     if path.suffix.lower() in VIDEO_SUFFIXES:
         with _VideoFile(path, 1.0) as video:
@@ -85,7 +75,7 @@ def annotate_stream(open_frames: Opener, result: Result, path: Path) -> None:
     if path.suffix.lower() in STILL_SUFFIXES:
         _annotate_last(open_frames, result, path)
         return
-    carried = _Carried(result)
+    carried = Carried(result)
     trails = Trails()
     caption = question_text(result.query)
     with _VideoFile(path, rate_hz) as video:
@@ -96,7 +86,7 @@ def annotate_stream(open_frames: Opener, result: Result, path: Path) -> None:
 
 
 def _annotate_last(open_frames: Opener, result: Result, path: Path) -> None:
-    carried = _Carried(result)
+    carried = Carried(result)
     picture: npt.NDArray[np.uint8] | None = None
     for frame in frames_of(open_frames, "drawing"):
         targets = carried.move_to(frame)
@@ -104,53 +94,6 @@ def _annotate_last(open_frames: Opener, result: Result, path: Path) -> None:
             picture = draw(frame.image, targets, caption=question_text(result.query))
     assert picture is not None  # the source gave frames when it was asked about
     _write_still(path, picture)
-
-
-class _Carried:
-    """Findings on every frame: put where they were found, carried by flow in between."""
-
-    def __init__(self, result: Result) -> None:
-        self._result = result
-        self._adds = result.query.over_clip  # each thing is found once, on a frame of its own
-        self._by_stamp: dict[int, list[Finding]] = {
-            # An answer without a point ends what was carried.
-            answer.stamps_ns[-1]: []
-            for answer in result.answers
-            if not answer.points
-        }
-        for finding in result.findings:
-            self._by_stamp.setdefault(finding.stamp_ns, []).append(finding)
-        self._shown: list[Finding] = []  # a row of _patches each
-        self._patches = no_patches()
-        self._before: GreyFrame | None = None
-
-    def move_to(self, frame: Frame) -> list[Target]:
-        """Targets on the next frame."""
-        grey = GreyFrame.of(frame)
-        found = self._by_stamp.get(frame.stamp_ns)
-        if found is not None and not self._adds:
-            self._shown, self._patches = [], no_patches()
-        elif self._before is not None and self._before.grey.shape == grey.grey.shape:
-            self._patches = carry(self._patches, self._before, grey)
-        else:
-            self._shown, self._patches = [], no_patches()
-        if found:
-            places = np.array([(finding.u, finding.v) for finding in found])
-            self._shown = [*self._shown, *found]
-            self._patches = Patches.joined(self._patches, seed(grey, grey.to_grey(places)))
-        self._before = grey
-        places = grey.to_camera(self._patches.points_N2)
-        inside = ((places >= 0) & (places <= (grey.width - 1, grey.height - 1))).all(axis=1)
-        kept = np.flatnonzero(inside)
-        self._shown = [self._shown[row] for row in kept]
-        self._patches = self._patches.take(kept)
-        return [
-            _target(finding, self._result, frame.stamp_ns, place, quality)
-            for finding, place, quality in zip(
-                self._shown, places[kept], self._patches.quality_N, strict=True
-            )
-            if quality >= QUALITY_FLOOR
-        ]
 
 
 class _VideoFile:
@@ -190,30 +133,6 @@ class _VideoFile:
         if (bgr.shape[1], bgr.shape[0]) != self._size:
             bgr = cv2.resize(bgr, self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(bgr)
-
-
-def _target(
-    finding: Finding,
-    result: Result,
-    stamp_ns: int,
-    place: npt.NDArray[np.float64] | None = None,
-    quality: float = 1.0,
-) -> Target:
-    u, v = (finding.u, finding.v) if place is None else place
-    return Target(
-        query_id=1,
-        query_name=result.query.name,
-        label=finding.label,
-        track_id=finding.track_id,
-        stamp_ns=stamp_ns,
-        u=float(u),
-        v=float(v),
-        point_m=None,
-        age_s=(stamp_ns - finding.stamp_ns) / _NS,
-        quality=float(quality),
-        confidence=finding.confidence,
-        measured=stamp_ns == finding.stamp_ns,
-    )
 
 
 def _write_still(path: Path, picture: npt.NDArray[np.uint8]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from molmo2_ros.cli.findings import as_json, as_table
 from molmo2_ros.cli.page import ask_page
 from molmo2_ros.cli.pictures import ask_pictures
 from molmo2_ros.cli.stream import ask_stream
-from molmo2_ros.errors import ImageError, QueryError
+from molmo2_ros.errors import ConfigError, ImageError, QueryError
 from molmo2_ros.opening import grounder_of, open_model
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, asked_once, parse_query
 from molmo2_ros.prompt.subtitles import read_subtitles
@@ -85,6 +86,13 @@ def add_parser(commands: Any) -> None:
         type=Path,
         metavar="OUT",
         help="also write an annotated copy: .mp4 shows every frame, .png or .jpg the last one",
+    )
+    parser.add_argument(
+        "--rerun",
+        type=Path,
+        metavar="FILE.rrd",
+        help="also write a Rerun recording: frames, points, trails and answers over time "
+        '(pip install "molmo2_ros[rerun]")',
     )
     parser.add_argument(
         "--engine",
@@ -155,7 +163,7 @@ def _page_action(files: argparse.Action) -> type[argparse.Action]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Ask, print, and write the annotated copy.
+    """Ask, print, and write the annotated copy and the recording.
 
     Raises:
         Molmo2Error: a file, the question, the engine or the output cannot be used.
@@ -166,6 +174,9 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.out is not None:
         check_output(options.out)
+    recorder = None if options.rerun is None else _recorder()
+    if recorder is not None:
+        recorder.check_recording(options.rerun)
     subtitles = () if options.subtitles is None else read_subtitles(options.subtitles)
 
     def open_frames() -> FrameSource:
@@ -200,13 +211,33 @@ def run(options: argparse.Namespace) -> None:
             subtitles=subtitles,
         )
     print(as_json(result) if options.json else as_table(result))
-    if options.out is None:
-        return
-    if frames:
-        annotate_pictures(frames, result, options.out)
-    else:
-        annotate_stream(open_frames, result, options.out)
-    print(f"wrote {options.out}", file=sys.stderr)
+    if options.out is not None:
+        if frames:
+            annotate_pictures(frames, result, options.out)
+        else:
+            annotate_stream(open_frames, result, options.out)
+        print(f"wrote {options.out}", file=sys.stderr)
+    if recorder is not None:
+        if frames:
+            recorder.record_pictures(frames, result, options.rerun)
+        else:
+            recorder.record_stream(open_frames, result, options.rerun)
+        print(f"wrote {options.rerun}; open it with: rerun {options.rerun}", file=sys.stderr)
+
+
+def _recorder() -> Any:
+    """The writer of recordings, which needs a package that most users do without.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("molmo2_ros.cli.rerun")
+    except ImportError as error:
+        raise ConfigError(
+            f"--rerun needs {error.name or error}, which is not installed here: "
+            '`pip install "molmo2_ros[rerun]"` (with NumPy 2)'
+        ) from error
 
 
 def _query(options: argparse.Namespace) -> Query:

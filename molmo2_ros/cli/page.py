@@ -19,15 +19,16 @@ def ask_page(options: argparse.Namespace) -> None:
     """Ask and print what was answered.
 
     Args:
-        options: url, token, question, files, out and json of the command line.
+        options: url, token, question, files, out, rerun and json of the command line.
 
     Raises:
         QueryError: files were named as well, or the page refuses the question.
         ServerError: there is no such page, or its answer did not come in time.
     """
-    if options.files or options.out is not None:
+    if options.files or options.out is not None or options.rerun is not None:
         raise QueryError(
-            "--url asks about the page's own camera; leave the files and --out away, or --url"
+            "--url asks about the page's own camera; leave the files, --out and --rerun away, or "
+            "--url"
         )
     told = _post(options.url, options.token, {"text": options.question, "wait_s": _WAIT_S})
     answer = told.get("answer")
