@@ -11,10 +11,11 @@ SIMULATION = [
     "mujoco==3.17.0; python_version < '3.11'",
     "moderngl==5.13.0",
 ]
+NVML = "nvidia-ml-py>=12.560"  # load, memory and heat of GPUs on /diagnostics
 # No requirement of everybody: onnxruntime and onnxruntime-gpu write the same folder, and where both
 # are installed the GPU is lost. So one is chosen, as an extra.
 CPU = ["onnxruntime>=1.23"]
-GPU = ["onnxruntime-gpu[cuda,cudnn]>=1.23"]
+GPU = ["onnxruntime-gpu[cuda,cudnn]>=1.23", NVML]
 # Builds plans for RTX GPUs without one. NVIDIA's own licence: in no other extra.
 TENSORRT_RTX = [
     "tensorrt-rtx-cu13-libs>=1.7.1",
@@ -111,10 +112,10 @@ setup(
         "cpu": CPU,
         "gpu": GPU,
         # On a Jetson TensorRT comes with JetPack, and only the second is wanted.
-        "tensorrt": ["tensorrt>=10.3,<12", "cuda-bindings>=12.8"],
+        "tensorrt": ["tensorrt>=10.3,<12", "cuda-bindings>=12.8", NVML],
         "tensorrt-rtx": TENSORRT_RTX,
         # A provider that is plugged into the plain onnxruntime; NVIDIA's licence, not ours.
-        "gpu-rtx": ["onnxruntime>=1.24", "onnxruntime-ep-nv-tensorrt-rtx-cu13"],
+        "gpu-rtx": ["onnxruntime>=1.24", "onnxruntime-ep-nv-tensorrt-rtx-cu13", NVML],
         "recorder": ["rosbags"],
         "web": WEB,
         "top": TOP,
@@ -129,6 +130,7 @@ setup(
             *WEB,
             *TOP,
             *RERUN,
+            NVML,
             "axe-playwright-python",
             "codespell",
             "colcon-common-extensions",

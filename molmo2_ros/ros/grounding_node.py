@@ -22,6 +22,7 @@ from molmo2_ros.remote.grounder import refuse_constrained
 from molmo2_ros.remote.server import RemoteServer, RemoteSettings
 from molmo2_ros.ros import compat, qos
 from molmo2_ros.ros.diagnostics import ProblemLog, diagnostic_array
+from molmo2_ros.ros.gpu_status import GpuStatus
 from molmo2_ros.ros.grounded_camera import GroundedCamera, camera_names, of_camera
 from molmo2_ros.ros.grounding_status import grounding_statuses
 from molmo2_ros.ros.parameter_server import ParameterServer
@@ -61,6 +62,7 @@ class GroundingNode(LifecycleNode):
         self._load = load
         self._problems = ProblemLog(self.get_logger())
         self._process = ProcessMeter()
+        self._gpus = GpuStatus()
         self._engine: Model | None = None
         self._self_test: SelfTest | None = None
         self._cameras: dict[str, GroundedCamera] = {}
@@ -312,6 +314,7 @@ class GroundingNode(LifecycleNode):
             loop=self._loop,
             problems=self._problems,
             process=self._process,
+            gpus=self._gpus,
         )
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostic_array(statuses, now_ns))

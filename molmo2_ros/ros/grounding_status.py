@@ -11,6 +11,7 @@ from molmo2_ros.answer_loop import AnswerLoop
 from molmo2_ros.opening import Model, facts_of
 from molmo2_ros.remote.server import RemoteServer
 from molmo2_ros.ros.diagnostics import ProblemLog, status
+from molmo2_ros.ros.gpu_status import GpuStatus
 from molmo2_ros.ros.grounded_camera import GroundedCamera
 from molmo2_ros.ros.metres import metres_status
 from molmo2_ros.ros.parameters import GroundingParameters
@@ -30,6 +31,7 @@ def grounding_statuses(
     loop: AnswerLoop | None,
     problems: ProblemLog,
     process: ProcessMeter,
+    gpus: GpuStatus,
 ) -> list[DiagnosticStatus]:
     """How the node's parts are now.
 
@@ -42,6 +44,7 @@ def grounding_statuses(
         loop: None unless it is active.
         problems: what went wrong with none of the cameras.
         process: what it takes of the machine.
+        gpus: those of the machine.
     """
     names = {camera: f"{name}/{camera.name}" if camera.name else name for camera in cameras}
     lines = []
@@ -63,6 +66,7 @@ def grounding_statuses(
         _answers(name, loop, cameras, problems),
         *(_queries(of, camera) for camera, of in names.items()),
         process.status(name),
+        *gpus.statuses(name),
     ]
 
 
