@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -31,8 +32,15 @@ def run_node(make: Callable[[], Any], args: list[str] | None, *, shares_memory: 
     Returns:
         exit code: 0, or 2 where a parameter was refused.
     """
-    transport = compat.offer_shared_memory() if shares_memory else ""
     signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return _run(make, args, shares_memory=shares_memory)
+    finally:
+        _let_go()
+
+
+def _run(make: Callable[[], Any], args: list[str] | None, *, shares_memory: bool) -> int:
+    transport = compat.offer_shared_memory() if shares_memory else ""
     node: Any = None
     code = 0
     try:
@@ -44,6 +52,7 @@ def run_node(make: Callable[[], Any], args: list[str] | None, *, shares_memory: 
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         node.start()
+        gc.freeze()  # modules and parameters stay: a look at all of them would hold up points
         while rclpy.ok() and not node.is_done:
             executor.spin_once(timeout_sec=0.2)
     except Molmo2Error as error:
@@ -62,6 +71,17 @@ def run_node(make: Callable[[], Any], args: list[str] | None, *, shares_memory: 
             node.destroy_node()
         compat.shut_down()
     return code
+
+
+def _let_go() -> None:
+    """Free what the node held, then let the interpreter end without a look at every object.
+
+    The context's DDS participant lies in a cycle of references; what it has in shared memory goes
+    with it. Each of the interpreter's own last collections would take as long as this one.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def route_log(node: Any) -> None:
