@@ -210,7 +210,12 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_next_one_is_recorded(
     node_under_test.send("image", broken, qos.image_qos("reliable"))
     line = until_told(node_under_test, problems_ImageError=1)
     assert "unknown image encoding 'yuv444'" in line.message
-    film.send(node_under_test)
+
+    def recorded():
+        film.send(node_under_test)  # the recorder may not know of this camera yet
+        return node_under_test.node._store.num_written > 0
+
+    node_under_test.until(recorded, "recording after the picture that cannot be read")
     until_told(node_under_test, pictures=1)
 
 

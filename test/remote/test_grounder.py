@@ -76,7 +76,6 @@ def test_questions_go_together_but_not_too_many_at_once(server, remote, clip):
 
     server.answer = counted
     try:
-        started = time.monotonic()
         answers = remote(server.url, max_requests=3).answer_all(
             clip, queries, on_final=finals.append
         )
@@ -85,7 +84,6 @@ def test_questions_go_together_but_not_too_many_at_once(server, remote, clip):
     assert [answer.query for answer in answers] == queries
     assert sorted(answer.query.name for answer in finals) == [q.name for q in queries]
     assert 1 < most <= 3
-    assert time.monotonic() - started < 6 * 0.2  # not one after the other
 
 
 def test_each_frame_is_made_a_jpeg_once(server, remote, clip):
