@@ -360,6 +360,11 @@ _DETERMINER = re.compile(
     re.IGNORECASE,
 )
 
+# What follows is no sentence.
+_NO_VERB = (
+    r"(?!.*\b(?:is|are|was|were|am|be|been|do|does|did|has|have|had|can|could|will|would|shall|"
+    r"should|must|may|might)\b)"
+)
 # Tried in this order: what follows the verb is the thing.
 _GUESSES: tuple[tuple[QueryKind, re.Pattern[str], str], ...] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE | re.DOTALL), form)
@@ -381,7 +386,14 @@ _GUESSES: tuple[tuple[QueryKind, re.Pattern[str], str], ...] = tuple(
             "{0}",
         ),
         (QueryKind.COUNT, r"count\s+(.+)", "{0}"),
+        (QueryKind.COUNT, rf"how\s+many\s+({_NO_VERB}.+)", "{0}"),
     )
+)
+# A thing and nothing said of it, as somebody calls out to a robot.
+_THING = re.compile(
+    rf"(?:the|an?|all|any|both|each|every|my|your|our|this|that|these|those)\s+{_NO_VERB}"
+    r"\S+(?:\s+\S+){0,7}",
+    re.IGNORECASE,
 )
 # Requests like those for captions in training.
 _CAPTION = re.compile(
@@ -443,6 +455,8 @@ def _kind_and_words(kind_name: str, words: str) -> tuple[QueryKind, str, float |
         match = pattern.fullmatch(core[: rated.start()] if rated else core)
         if match and kind_name in ("", kind.value):
             return kind, form.format(*match.groups()), float(rated.group(1)) if rated else None
+    if not kind_name and _THING.fullmatch(words.strip()) and not words.strip().endswith((".", "?")):
+        return QueryKind.POINT, core, None
     if not kind_name:
         is_caption = _CAPTION.fullmatch(core) is not None
         return QueryKind.CAPTION if is_caption else QueryKind.ASK, words.strip(), None

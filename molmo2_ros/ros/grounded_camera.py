@@ -68,11 +68,15 @@ def of_camera(
         node: those of the node.
         camera: what is said of the camera alone, None for the only one, which has no name.
     """
-    if camera is None:
+    if camera is None and not node.query:
         return node
-    queries = tuple(text for text in (*node.queries, *camera.queries) if text) or ("",)
+    more = () if camera is None else camera.queries
+    queries = tuple(text for text in (node.query, *node.queries, *more) if text) or ("",)
+    if camera is None:
+        return replace(node, query="", queries=queries)
     return replace(
         node,
+        query="",
         queries=queries,
         answer_rate_hz=camera.answer_rate_hz or node.answer_rate_hz,
         image_rotation=camera.image_rotation,
@@ -261,8 +265,17 @@ class GroundedCamera:
         """Refuse a list of queries that could not stand.
 
         Raises:
-            QueryError: one is malformed or cannot be answered, or there are too many.
+            QueryError: one is malformed or cannot be answered, or there are too many; it names the
+                camera where it has a name.
         """
+        try:
+            self._check_queries(parameters)
+        except QueryError as error:
+            if not self.name:
+                raise
+            raise QueryError(f"of camera {self.name}: {error}") from error
+
+    def _check_queries(self, parameters: GroundingParameters) -> None:
         queries = parse_standing(parameters.queries)
         if len(queries) > parameters.max_queries:
             raise QueryError(

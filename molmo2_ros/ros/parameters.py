@@ -154,6 +154,12 @@ class GroundingParameters:
     autostart: bool = setting(
         True, "Configure and activate at start; false leaves both to a lifecycle client."
     )
+    query: str = setting(
+        "",
+        "One standing query beside `queries`, written like these, without a list around it: "
+        "query:='the red mug' of a launch file. Empty for none.",
+        live=True,
+    )
     queries: tuple[str, ...] = setting(
         ("",),
         "Standing queries, each `[name=]kind[options]: words` with kind track, point, count, ask "
@@ -420,12 +426,13 @@ class RecorderParameters:
     )
     text_topics: tuple[str, ...] = setting(
         ("grounding/answer", "grounding/queries", "grounding/query", "grounding/ask"),
-        "Topics of std_msgs/String that are recorded whole: what was asked and answered.",
+        "Topics of std_msgs/String that are recorded whole: what was asked and answered. One empty "
+        "string for none.",
     )
     review_topics: tuple[str, ...] = setting(
         ("web/correction",),
         "Topics of std_msgs/String on which programs such as the live page send reviews: all "
-        "places of a thing in one picture.",
+        "places of a thing in one picture. One empty string for none.",
     )
     correction_query: str = setting(
         "",

@@ -96,12 +96,12 @@ class RecorderNode(Node):
         self._num_corrections = 0
         self._flushed_s = time.monotonic()
         self._cameras = [self._subscribe_camera(name, wanted) for name in wanted.image_topics]
-        for name in wanted.text_topics:
+        for name in filter(None, wanted.text_topics):
             self._subscribe_text(name)
         results = qos.result_qos()
         self.create_subscription(PointStamped, "~/correction", self._on_point, results)
         self.create_subscription(String, "~/correction_json", self._on_json, results)
-        for name in wanted.review_topics:
+        for name in filter(None, wanted.review_topics):
             self.create_subscription(String, name, self._on_review, results)
         self._corrections = self.create_publisher(String, "~/corrections", results)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", results)
@@ -308,11 +308,24 @@ class RecorderNode(Node):
             error=self._problems.standing("storage"),
             warning=self._problems.recent("correction")
             or self._problems.recent("camera")
-            or (f"nothing has come on {', '.join(silent)}" if silent else ""),
+            or (f"nothing has come on {', '.join(silent)}" if silent else "")
+            or self._without_answers(wanted.text_topics),
             message="recording",
         )
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostic_array([line], now_ns))
+
+
+    def _without_answers(self, topics: tuple[str, ...]) -> str:
+        """Why no answer is recorded, "" where one may be, or none is wanted."""
+        named = [name for name in topics if name]
+        if not named or any(self.count_publishers(name) for name in named):
+            return ""
+        return (
+            f"pictures alone are recorded: nobody publishes {named[0]} or another of text_topics. "
+            "Start the grounding node, or name its topics: with several cameras these are such as "
+            "grounding/front/answer"
+        )
 
 
 def _check(after: RecorderParameters) -> None:

@@ -139,6 +139,20 @@ def slow_engine(folder, **options):
     return engine
 
 
+def test_a_query_without_a_list_stands_beside_the_list(node_under_test):
+    node_under_test.start(GroundingNode, query="the red mug", queries=["count: mugs"])
+    node_under_test.listen("grounding/queries", String, qos.state_qos())
+
+    def names(message):
+        return [entry["name"] for entry in json.loads(message.data)["queries"]]
+
+    node_under_test.wait_for("grounding/queries", lambda m: names(m) == ["red_mug", "mugs"])
+    refused = node_under_test.set_parameter("grounding", "query", "count: the mugs")
+    assert not refused.successful  # two of one name
+    assert node_under_test.set_parameter("grounding", "query", "").successful
+    node_under_test.wait_for("grounding/queries", lambda m: names(m) == ["mugs"])
+
+
 def test_queries_come_by_topic_and_by_parameter_and_go_again(node_under_test, camera):
     node_under_test.start(GroundingNode, queries=["point: the red mug"])
     node_under_test.listen("grounding/queries", String, qos.state_qos())

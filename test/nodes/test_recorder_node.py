@@ -219,8 +219,24 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_next_one_is_recorded(
     until_told(node_under_test, pictures=1)
 
 
+def test_it_is_told_while_nobody_publishes_answers(node_under_test, film, tmp_path):
+    node_under_test.start(RecorderNode, folder=str(tmp_path), **FAST)
+    node_under_test.listen("/diagnostics", DiagnosticArray, qos.result_qos())
+    film.send(node_under_test)
+
+    def warning(message):
+        return "nobody publishes grounding/answer" in message.status[0].message
+
+    told = node_under_test.wait_for("/diagnostics", warning).status[0]
+    assert told.level == DiagnosticStatus.WARN
+    node_under_test.send("grounding/answer", String(data="{}"))
+    num = len(node_under_test.received["/diagnostics"])
+    node_under_test.wait_for("/diagnostics", lambda m: not warning(m), after=num)
+
+
 def test_a_full_disk_is_an_error_on_diagnostics_and_passes(node_under_test, film, tmp_path):
-    wanted = {**FAST, "min_free_mb": 0.0, "max_disk_mb": 1.0, "split_mb": 0.5, "when_full": "stop"}
+    wanted = {**FAST, "max_disk_mb": 1.0, "split_mb": 0.5, "when_full": "stop"}
+    wanted["text_topics"] = [""]
     full = tmp_path / "log_20000101_000000_000"
     full.mkdir()
     (full / "log.mcap").write_bytes(b"x" * 999_000)

@@ -167,4 +167,5 @@ def test_a_wrong_value_of_one_camera_is_named_and_cameras_stay(grounding):
     assert "start the node again" in refused.reason
     refused = node.set_parameter("grounding", "wrist.queries", ["nonsense"])
     assert not refused.successful
+    assert "of camera wrist: " in refused.reason
     assert "nonsense" in refused.reason

@@ -48,4 +48,4 @@ def test_the_shipped_yaml_is_accepted_and_names_every_parameter_but_the_source(n
 
     assert snapshot_from(cls, values) is not None
     unset = set(settings_of(cls)) - set(values)
-    assert unset <= {"source", "engine", "queries", "autostart"}
+    assert unset <= {"source", "engine", "query", "queries", "autostart"}
