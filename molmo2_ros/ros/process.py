@@ -6,23 +6,30 @@ import gc
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions, install_signal_handlers
 
 from molmo2_ros.errors import Molmo2Error
 from molmo2_ros.ros import compat
 from molmo2_ros.ros.diagnostics import RosLogHandler
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_S = 1.0  # so much later a signal is no echo of the first one
 
 
 def run_node(make: Callable[[], Any], args: list[str] | None, *, shares_memory: bool) -> int:
     """Spin one node until it is interrupted or says that it is done.
 
     A terminal's SIGINT and launch's both reach the node. With the usual KeyboardInterrupt the
-    second one hits the clean-up of the first and the process dies. Here SIGINT raises nothing:
-    rclpy's own handler shuts the context down, which ends the loop.
+    second one hits the clean-up of the first and the process dies, and what is being imported
+    takes it for a fault of its own. Here SIGINT raises nothing: once the node has started, rclpy's
+    own handler shuts the context down, which ends the loop. Where the start takes long, as that of
+    a large engine does, a signal that comes a second later breaks it off.
 
     Args:
         make: builds the node after rclpy.init; the node has `close()` and `is_done`.
@@ -32,19 +39,55 @@ def run_node(make: Callable[[], Any], args: list[str] | None, *, shares_memory: 
     Returns:
         exit code: 0, or 2 where a parameter was refused.
     """
-    signal.signal(signal.SIGINT, lambda *_: None)
+    interrupt = _Interrupt()
     try:
-        return _run(make, args, shares_memory=shares_memory)
+        return _run(make, args, interrupt, shares_memory=shares_memory)
+    except KeyboardInterrupt:
+        return 0
     finally:
         _let_go()
 
 
-def _run(make: Callable[[], Any], args: list[str] | None, *, shares_memory: bool) -> int:
+class _Interrupt:
+    """Remembers that a signal to end came; one that comes again later, until `quiet`, raises."""
+
+    def __init__(self) -> None:
+        self._first_s: float | None = None
+        self._raises = True
+        for number in _ENDING:
+            signal.signal(number, self._on_signal)
+
+    @property
+    def came(self) -> bool:
+        """Whether the process shall end."""
+        return self._first_s is not None
+
+    def quiet(self) -> None:
+        """Raise no more."""
+        self._raises = False
+
+    def _on_signal(self, *_: object) -> None:
+        now_s = time.monotonic()
+        if self._first_s is None:
+            self._first_s = now_s
+        elif self._raises and now_s - self._first_s > _AGAIN_S:
+            self._raises = False
+            raise KeyboardInterrupt
+
+
+def _run(
+    make: Callable[[], Any],
+    args: list[str] | None,
+    interrupt: _Interrupt,
+    *,
+    shares_memory: bool,
+) -> int:
     transport = compat.offer_shared_memory() if shares_memory else ""
     node: Any = None
     code = 0
     try:
-        rclpy.init(args=args)
+        # rclpy's handlers would shut the context down under a node that configures itself.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make()
         route_log(node)
         if transport:
@@ -53,7 +96,9 @@ def _run(make: Callable[[], Any], args: list[str] | None, *, shares_memory: bool
         executor.add_node(node)
         node.start()
         gc.freeze()  # modules and parameters stay: a look at all of them would hold up points
-        while rclpy.ok() and not node.is_done:
+        interrupt.quiet()
+        install_signal_handlers(SignalHandlerOptions.ALL)
+        while rclpy.ok() and not node.is_done and not interrupt.came:
             executor.spin_once(timeout_sec=0.2)
     except Molmo2Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -65,7 +110,8 @@ def _run(make: Callable[[], Any], args: list[str] | None, *, shares_memory: bool
         if node is None or not compat.is_shutting_down(error, node.context):
             raise
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.close()
             node.destroy_node()

@@ -315,7 +315,6 @@ class RecorderNode(Node):
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostic_array([line], now_ns))
 
-
     def _without_answers(self, topics: tuple[str, ...]) -> str:
         """Why no answer is recorded, "" where one may be, or none is wanted."""
         named = [name for name in topics if name]

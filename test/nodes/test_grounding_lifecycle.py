@@ -1,6 +1,7 @@
 """The grounding node's states: ten times round, broken engines, and a clean end."""
 
 import dataclasses
+import re
 import shutil
 import threading
 import time
@@ -203,6 +204,19 @@ def test_two_sigints_end_the_process_cleanly_while_it_answers(node_under_test, c
 
     assert code == 0, output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("apart_s", [None, 0.002, 0.05])
+def test_an_interrupt_while_the_engine_loads_ends_the_process_without_a_word(
+    node_under_test, apart_s
+):
+    node_under_test.start_process("molmo2_ros.ros.grounding_node")
+    robot = node_under_test._robot
+    node_under_test.until(lambda: "grounding" in robot.get_node_names(), "the node")
+    node_under_test.interrupt(times=1 if apart_s is None else 2, apart_s=apart_s or 0.0)
+    code, output = node_under_test.wait_for_exit()
+    assert code == 0, output
+    assert not re.search("Traceback|ERROR|FATAL|invalid|terminate", output), output
 
 
 def test_deactivated_during_an_answer_it_ends_that_and_answers_again_when_active(
