@@ -130,7 +130,8 @@ def _in_use() -> set[str]:
                 for line in maps.read_text().splitlines()
                 if str(SHARED_MEMORY) in line
             }
-    return names | {f"{name}_el" for name in names}  # the lock of a segment
+    # The locks of a segment and of a port lie beside them.
+    return names | {f"{name}_el" for name in names} | {f"sem.{name}_mutex" for name in names}
 
 
 def main(arguments: list[str] | None = None) -> int:
