@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -108,10 +109,11 @@ class Tracker:
                 if entry.object_id in shown and entry.last_ns > track.confirmed_ns
             ]
         order, patches = replay([_start(entry) for _, entry in pairs], frames)
+        patches, reached = self._follow(patches, frames[-1])
         with self._lock:
             if self._is_forgotten():
                 return ()
-            caught_up = self._catch_up(patches, frames[-1])
+            caught_up = self._catch_up(patches, reached)
             if caught_up is not None:
                 for row in np.flatnonzero(caught_up.lost_N):
                     if pairs[order[row]][0] in self._lost:
@@ -152,6 +154,24 @@ class Tracker:
             self._keep([row for row, t in enumerate(self._tracks) if t.query_id != query_id])
             self._lost = [track for track in self._lost if track.query_id != query_id]
             self._num_ids.pop(query_id, None)
+
+    def _follow(self, patches: Patches, reached: GreyFrame) -> tuple[Patches, GreyFrame]:
+        """Carry on over frames that come meanwhile until hardly one is left.
+
+        Returns:
+            the patches, and the frame that they are on.
+        """
+        num_before = None
+        while True:
+            with self._lock:
+                frames = self._since(reached)
+            is_near = len(frames) <= 2 or (num_before is not None and len(frames) >= num_before)
+            if is_near:  # or frames come faster than patches follow
+                return patches, reached
+            num_before = len(frames)
+            for before, after in pairwise(frames):
+                patches = carry(patches, before, after)
+            reached = frames[-1]
 
     # The rest is called with _lock held.
 
@@ -205,12 +225,17 @@ class Tracker:
         self._patches = self._patches.take(rows)
         self._tracks = [self._tracks[row] for row in rows]
 
-    def _catch_up(self, patches: Patches, replayed_to: GreyFrame) -> Patches | None:
+    def _since(self, reached: GreyFrame) -> list[GreyFrame]:
+        """A frame and those that came after it; none if the stream began anew."""
+        frames = [frame for frame in self._buffer if frame.stamp_ns >= reached.stamp_ns]
+        return frames if frames and frames[0] is reached else []
+
+    def _catch_up(self, patches: Patches, reached: GreyFrame) -> Patches | None:
         """Carry on over frames that came meanwhile; None if the stream began anew."""
-        frames = [frame for frame in self._buffer if frame.stamp_ns >= replayed_to.stamp_ns]
-        if not frames or frames[0] is not replayed_to:
+        frames = self._since(reached)
+        if not frames:
             return None
-        for before, after in zip(frames, frames[1:], strict=False):
+        for before, after in pairwise(frames):
             patches = carry(patches, before, after)
         return patches
 

@@ -1,4 +1,4 @@
-"""A query that is taken away while its answer is being carried to now leaves nothing behind."""
+"""What happens while an answer is being carried to now: frames come, queries are taken away."""
 
 import pytest
 
@@ -39,3 +39,32 @@ def test_what_is_forgotten_while_its_answer_is_replayed_does_not_come_back(
     monkeypatch.undo()
     tracker.measure(point_answer(frame, 400, 300), 2)
     assert [t.query_id for t in tracker.targets()] == [1, 2]
+
+
+def test_frames_that_came_meanwhile_are_caught_up_with_while_others_come(
+    make_stream, pan, monkeypatch
+):
+    stream, tracker = make_stream(pan(60.0, 30.0)), Tracker()
+    frames = [stream.frame(number) for number in range(10)]
+    tracker.update(frames[0])
+    replay, carry = tracker_module.replay, tracker_module.carry
+    waits = []  # of each step behind the replay: whether a frame that came now would wait for it
+
+    def replay_while_frames_come(*arguments):
+        found = replay(*arguments)
+        for frame in frames[1:]:
+            tracker.update(frame)
+        monkeypatch.setattr(tracker_module, "carry", carry_and_look)
+        return found
+
+    def carry_and_look(*arguments):
+        waits.append(tracker._lock.locked())
+        return carry(*arguments)
+
+    monkeypatch.setattr(tracker_module, "replay", replay_while_frames_come)
+    tracker.measure(point_answer(frames[0], 200, 150), 1)
+    assert waits == [False] * 9
+    target = tracker.targets()[0]
+    assert (target.u, target.v) == pytest.approx(
+        tuple(stream.moved((200, 150), 0.0, 9 / 30)[0]), abs=1.0
+    )
