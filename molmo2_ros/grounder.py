@@ -84,8 +84,9 @@ class Grounder:
         self._tokenizer = PromptTokenizer(engine.folder)
         self._foresight = Foresight(self._tokenizer, MAX_QUESTIONS)
         # Standing queries ask the same again and again.
+        tokenizer = self._tokenizer  # no way back to self: the engine must go with its last user
         self._suffix = lru_cache(MAX_QUESTIONS)(
-            lambda question: question_suffix(self._tokenizer, question).ids
+            lambda question: question_suffix(tokenizer, question).ids
         )
         manifest = engine.manifest
         self._grammar = AnswerGrammar(

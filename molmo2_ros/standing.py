@@ -40,12 +40,14 @@ class StandingQuery:
 def parse_standing(texts: Sequence[str]) -> list[Query]:
     """Read the parameter `queries`; one empty string stands for none.
 
+    What is asked twice in the same way is asked once.
+
     Raises:
         QueryError: a text is malformed, or two queries have one name.
     """
     if list(texts) == [""]:
         return []
-    queries = [parse_query(text) for text in texts]
+    queries = list(dict.fromkeys(parse_query(text) for text in texts))
     names: dict[str, Query] = {}
     for query in queries:
         other = names.setdefault(query.name, query)

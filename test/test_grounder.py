@@ -1,5 +1,7 @@
 """The Grounder over a real engine: one reading for all questions, streaming, and refusals."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -457,3 +459,17 @@ def test_a_sliding_window_is_answered_in_few_passes_and_as_without_drafts(engine
             spent.append((ours.timing.num_passes, theirs.timing.num_passes))
     passes, plain_passes = np.sum(spent, axis=0)
     assert passes * 8 < plain_passes
+
+
+def test_an_engine_goes_with_the_last_user_of_its_grounder():
+    """By counting alone: a node does not let the collector look at what it began with."""
+    engine = load_engine(threads=1)
+    grounder = Grounder(engine)
+    grounder.answer(Clip(frames=(make_frame(0.0),)), parse_query("point: the red mug"))
+    left = weakref.ref(grounder), weakref.ref(engine)
+    gc.disable()
+    try:
+        del grounder, engine
+        assert [reference() for reference in left] == [None, None]
+    finally:
+        gc.enable()

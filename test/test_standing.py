@@ -67,6 +67,7 @@ def test_one_empty_string_stands_for_none_and_two_names_must_differ():
     assert parse_standing([""]) == []
     with pytest.raises(QueryError, match="query is empty"):
         parse_standing(["", "count: mugs"])
+    assert len(parse_standing(["point: the red mug", "the red mug", "count: mugs"])) == 2
     with pytest.raises(QueryError, match=r"two queries are named 'red_mug' \(point and track\)"):
         parse_standing(["point: the red mug", "track: the red mug"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,12 +32,17 @@ def check_recording(path: Path) -> None:
     """Refuse a place that cannot be written before any work is done.
 
     Raises:
-        ConfigError: another ending, or a folder that does not exist.
+        ConfigError: another ending, or a folder that does not exist or is not writable.
     """
     if path.suffix.lower() != SUFFIX:
         raise ConfigError(f"--rerun {path} ends in {path.suffix!r}, expected {SUFFIX}; rename it")
     if not path.parent.is_dir():
         raise ConfigError(f"--rerun {path}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(
+            f"--rerun {path} is a folder, or lies in one that is not writable; name a new file "
+            "where you may write"
+        )
 
 
 def record_pictures(frames: Sequence[Frame], result: Result, path: Path) -> None:
@@ -55,9 +61,9 @@ def record_pictures(frames: Sequence[Frame], result: Result, path: Path) -> None
         for number, (frame, targets) in enumerate(shown, 1):
             recording.set_time("picture", sequence=number)
             _log_frame(recording, frame, targets)
-        # Pictures are asked about one by one, or all at once.
+        together = len(result.answers) == 1
         for number, answer in enumerate(result.answers, 1):
-            recording.set_time("picture", sequence=number)
+            recording.set_time("picture", sequence=len(frames) if together else number)
             _log_answer(recording, answer, result)
 
 
@@ -137,7 +143,12 @@ def _about(result: Result) -> str:
     """What was asked, of which model and about what. Words of others are quoted, not markdown."""
     rows = [("question", result.question), ("engine", result.engine)]
     rows += [("file", name) for name in result.files]
-    return "\n".join(f"- {name}: `{text.replace('`', chr(39))}`" for name, text in rows)
+    return "\n".join(f"- {name}: `{_on_one_line(text)}`" for name, text in rows)
+
+
+def _on_one_line(text: str) -> str:
+    """Text that cannot leave the quotes of markdown round it."""
+    return " ".join(text.replace("`", "'").split())
 
 
 def _log_frame(recording: rr.RecordingStream, frame: Frame, targets: Sequence[Target]) -> None:

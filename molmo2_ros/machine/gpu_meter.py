@@ -31,7 +31,13 @@ class GpuReading:
     memory_mb: float | None = None
     temperature_c: float | None = None
     clock_mhz: float | None = None
-    slowed: str = ""  # why it runs slower than it could, "" if it does not
+    slowed: str = ""  # why it runs slower than it could, "" if it does not or does not tell
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing can be told of it: its driver has lost it."""
+        told = (self.load, self.memory_used_mb, self.temperature_c, self.clock_mhz)
+        return all(value is None for value in told)
 
 
 class GpuMeter:
@@ -60,37 +66,42 @@ class GpuMeter:
             ) from error
         try:
             nvml.nvmlInit()
-            handles = [
-                nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
-            ]
+            gpus = []
+            for index in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                name = nvml.nvmlDeviceGetName(handle)
+                gpus.append((handle, name.decode() if isinstance(name, bytes) else name))
         except nvml.NVMLError as error:
             raise ConfigError(
                 f"the GPU's driver does not answer ({error}); `molmo2 doctor` tells what is wrong"
             ) from error
-        self._read = lambda: tuple(_nvml_reading(nvml, handle) for handle in handles)
+        self._read = lambda: tuple(_nvml_reading(nvml, handle, name) for handle, name in gpus)
 
     def read(self) -> tuple[GpuReading, ...]:
         """Each GPU as it is now, in the driver's order; () where there is none."""
         return self._read()
 
 
-def _nvml_reading(nvml: Any, handle: Any) -> GpuReading:
-    def told(ask: Callable[..., Any], *arguments: Any) -> Any:
+def _nvml_reading(nvml: Any, handle: Any, name: str) -> GpuReading:
+    def told(ask: str, *arguments: Any) -> Any:
         try:
-            return ask(handle, *arguments)
+            return getattr(nvml, ask)(handle, *arguments)
+        except AttributeError:  # an older package of the same name
+            return None
         except nvml.NVMLError:  # not every GPU has everything, and a driver may go
             return None
 
-    use, memory = told(nvml.nvmlDeviceGetUtilizationRates), told(nvml.nvmlDeviceGetMemoryInfo)
-    reasons = told(nvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
-    name = told(nvml.nvmlDeviceGetName) or "GPU"
+    use, memory = told("nvmlDeviceGetUtilizationRates"), told("nvmlDeviceGetMemoryInfo")
+    reasons = told("nvmlDeviceGetCurrentClocksEventReasons")
+    if reasons is None:  # its name in drivers and packages before 2023
+        reasons = told("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
     return GpuReading(
-        name=name.decode() if isinstance(name, bytes) else name,
+        name=name,
         load=None if use is None else use.gpu / 100,
         memory_used_mb=None if memory is None else memory.used / _MB,
         memory_mb=None if memory is None else memory.total / _MB,
-        temperature_c=told(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
-        clock_mhz=told(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+        temperature_c=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        clock_mhz=told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         slowed=" and ".join(why for bit, why in _SLOWED.items() if reasons & bit),
     )
 

@@ -360,10 +360,11 @@ _DETERMINER = re.compile(
     re.IGNORECASE,
 )
 
-# What follows is no sentence.
+# What follows is no sentence; a can is a thing unless it is followed by what somebody can.
+_PLACES = r"(?:of|on|in|at|by|to|from|with|under|behind|beside|near|next|left|right|and|or)"
 _NO_VERB = (
-    r"(?!.*\b(?:is|are|was|were|am|be|been|do|does|did|has|have|had|can|could|will|would|shall|"
-    r"should|must|may|might)\b)"
+    r"(?!.*\b(?:is|are|was|were|am|be|been|do|does|did|has|have|had|could|will|would|shall|"
+    rf"should|must|may|might|cannot|\w+n['\u2019]t|can\s+(?!{_PLACES}\b)\w+)\b)"
 )
 # Tried in this order: what follows the verb is the thing.
 _GUESSES: tuple[tuple[QueryKind, re.Pattern[str], str], ...] = tuple(
@@ -386,13 +387,18 @@ _GUESSES: tuple[tuple[QueryKind, re.Pattern[str], str], ...] = tuple(
             "{0}",
         ),
         (QueryKind.COUNT, r"count\s+(.+)", "{0}"),
-        (QueryKind.COUNT, rf"how\s+many\s+({_NO_VERB}.+)", "{0}"),
+        (
+            QueryKind.COUNT,
+            rf"how\s+many\s+({_NO_VERB}(?!times\b|\w*seconds\b|minutes\b|hours\b|days\b)"
+            rf"[\w-]+(?:\s+[\w-]+)?(?:\s+{_PLACES}\s+.+)?)",
+            "{0}",
+        ),
     )
 )
 # A thing and nothing said of it, as somebody calls out to a robot.
 _THING = re.compile(
-    rf"(?:the|an?|all|any|both|each|every|my|your|our|this|that|these|those)\s+{_NO_VERB}"
-    r"\S+(?:\s+\S+){0,7}",
+    rf"(?:the|an?|all(?!\s+(?:right|good|clear|done|set)\b)|both|each|every|my|your|our|these|those)"
+    rf"[ \t]+{_NO_VERB}[^\s?]+(?:[ \t]+[^\s?]+){{0,7}}",
     re.IGNORECASE,
 )
 # Requests like those for captions in training.

@@ -20,7 +20,7 @@ from molmo2_ros.opening import Model, facts_of, grounder_of, open_model
 from molmo2_ros.remote.address import is_url
 from molmo2_ros.remote.grounder import refuse_constrained
 from molmo2_ros.remote.server import RemoteServer, RemoteSettings
-from molmo2_ros.ros import compat, qos
+from molmo2_ros.ros import compat, heap, qos
 from molmo2_ros.ros.diagnostics import ProblemLog, diagnostic_array
 from molmo2_ros.ros.gpu_status import GpuStatus
 from molmo2_ros.ros.grounded_camera import GroundedCamera, camera_names, of_camera
@@ -103,6 +103,7 @@ class GroundingNode(LifecycleNode):
             self, self._server.snapshot.diagnostics_period_s, self._publish_diagnostics
         )
         steady_timer(self, _QUERIES_PERIOD_S, self._publish_queries)
+        steady_timer(self, heap.PERIOD_S, heap.trim_heap)
 
     is_done = False
 

@@ -66,8 +66,13 @@ def grounding_statuses(
         _answers(name, loop, cameras, problems),
         *(_queries(of, camera) for camera, of in names.items()),
         process.status(name),
-        *gpus.statuses(name),
+        *gpus.statuses(name, in_use=_on_gpu(engine)),
     ]
+
+
+def _on_gpu(engine: Model | None) -> bool:
+    """Whether a GPU of this machine has the work."""
+    return engine is not None and not isinstance(engine, RemoteServer) and engine.device != "cpu"
 
 
 def _camera(name: str, camera: GroundedCamera) -> DiagnosticStatus:

@@ -29,7 +29,8 @@ def run_node(make: Callable[[], Any], args: list[str] | None, *, shares_memory: 
     second one hits the clean-up of the first and the process dies, and what is being imported
     takes it for a fault of its own. Here SIGINT raises nothing: once the node has started, rclpy's
     own handler shuts the context down, which ends the loop. Where the start takes long, as that of
-    a large engine does, a signal that comes a second later breaks it off.
+    a large engine does, one that comes a second later, or SIGTERM after SIGINT, breaks it off at
+    its next step in Python.
 
     Args:
         make: builds the node after rclpy.init; the node has `close()` and `is_done`.
@@ -52,7 +53,7 @@ class _Interrupt:
     """Remembers that a signal to end came; one that comes again later, until `quiet`, raises."""
 
     def __init__(self) -> None:
-        self._first_s: float | None = None
+        self._first: tuple[int, float] | None = None  # its number, and when
         self._raises = True
         for number in _ENDING:
             signal.signal(number, self._on_signal)
@@ -60,17 +61,20 @@ class _Interrupt:
     @property
     def came(self) -> bool:
         """Whether the process shall end."""
-        return self._first_s is not None
+        return self._first is not None
 
     def quiet(self) -> None:
         """Raise no more."""
         self._raises = False
 
-    def _on_signal(self, *_: object) -> None:
+    def _on_signal(self, number: int, _: object) -> None:
         now_s = time.monotonic()
-        if self._first_s is None:
-            self._first_s = now_s
-        elif self._raises and now_s - self._first_s > _AGAIN_S:
+        if self._first is None:
+            self._first = number, now_s
+            return
+        first, first_s = self._first
+        # Those that come within one call of native code are all told after it.
+        if self._raises and (number != first or now_s - first_s > _AGAIN_S):
             self._raises = False
             raise KeyboardInterrupt
 
@@ -86,6 +90,7 @@ def _run(
     node: Any = None
     code = 0
     try:
+        gc.freeze()  # modules stay: a look at all their objects would hold up points
         # rclpy's handlers would shut the context down under a node that configures itself.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make()
@@ -95,7 +100,6 @@ def _run(
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         node.start()
-        gc.freeze()  # modules and parameters stay: a look at all of them would hold up points
         interrupt.quiet()
         install_signal_handlers(SignalHandlerOptions.ALL)
         while rclpy.ok() and not node.is_done and not interrupt.came:
@@ -110,6 +114,7 @@ def _run(
         if node is None or not compat.is_shutting_down(error, node.context):
             raise
     finally:
+        interrupt.quiet()
         for number in _ENDING:
             signal.signal(number, signal.SIG_IGN)
         if node is not None:

@@ -317,8 +317,9 @@ class RecorderNode(Node):
 
     def _without_answers(self, topics: tuple[str, ...]) -> str:
         """Why no answer is recorded, "" where one may be, or none is wanted."""
-        named = [name for name in topics if name]
-        if not named or any(self.count_publishers(name) for name in named):
+        # What is asked comes from anybody; what is answered, from the grounding node.
+        named = [name for name in topics if name.endswith(("/answer", "/queries"))]
+        if not named or any(self.count_publishers(self.resolve_topic_name(n)) for n in named):
             return ""
         return (
             f"pictures alone are recorded: nobody publishes {named[0]} or another of text_topics. "

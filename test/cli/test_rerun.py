@@ -108,11 +108,12 @@ def test_pictures_stand_by_their_number_with_their_points_and_counts(table, tmp_
 def test_what_is_asked_is_shown_as_it_is_not_as_markdown(tmp_path, table, capsys):
     picture = table[0] / "0.png"
     path = tmp_path / "odd.rrd"
-    words = "point: the `mug` <b>![x](http://host/x.png)"
+    words = "point: the `mug` <b>\n\n- ![x](http://host/x.png)"
     assert ask(capsys, picture, words, "--rerun", path)[0] == 0
     about = rows_of(path, "picture")["/question"][None]["TextDocument:text"][0]
     assert about.count("`") == 6  # a pair for each of three values
-    assert "`the 'mug' <b>![x](http://host/x.png)" in about.replace("Point to ", "")
+    assert "`the 'mug' <b> - ![x](http://host/x.png)" in about.replace("Point to ", "")
+    assert len(about.splitlines()) == 3
 
 
 @pytest.mark.parametrize(
@@ -120,13 +121,13 @@ def test_what_is_asked_is_shown_as_it_is_not_as_markdown(tmp_path, table, capsys
     [
         ("film.mp4", "ends in '.mp4', expected .rrd; rename it"),
         ("none/film.rrd", "does not exist; make it first"),
-        ("folder.rrd", "cannot be written"),
+        ("folder.rrd", "is a folder, or lies in one that is not writable"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_one_clear_line(table, tmp_path, capsys, name, trouble):
     (tmp_path / "folder.rrd").mkdir()
     code, out, err = ask(capsys, table[0] / "0.png", "point: mugs", "--rerun", tmp_path / name)
-    assert code == 2
+    assert (code, out) == (2, "")  # before anything was asked
     assert trouble in err
     assert "Traceback" not in err
 

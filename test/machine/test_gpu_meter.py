@@ -98,12 +98,12 @@ def library(tmp_path_factory):
     return folder
 
 
-def read_by_nvml(library, root, **environment):
+def read_by_nvml(library, root, *, before="", **environment):
     """What a process of its own reads: the package holds its library for good."""
     (root / "proc/driver/nvidia").mkdir(parents=True)
     values = {"NVML_LOAD": 73, "NVML_USED": 5_000_000_000, "NVML_REASONS": 1, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", READ, root],
+        [sys.executable, "-c", f"{before}\n{READ}", root],
         env={
             **os.environ,
             "LD_LIBRARY_PATH": str(library),
@@ -142,6 +142,21 @@ def test_each_gpu_is_read_as_far_as_it_tells(library, tmp_path):
 )
 def test_why_a_gpu_is_slowed_down_is_told(library, tmp_path, reasons, slowed):
     assert read_by_nvml(library, tmp_path, NVML_REASONS=reasons)[0]["slowed"] == slowed
+
+
+def test_a_gpu_that_is_lost_keeps_its_name_and_tells_nothing(library, tmp_path):
+    lost, _ = read_by_nvml(library, tmp_path, NVML_LOST=1)
+    assert lost.pop("name") == "First"
+    assert set(lost.values()) == {None, ""}
+    assert GpuReading(name="First").is_silent
+
+
+def test_a_package_of_before_2023_tells_why_a_gpu_is_slowed_down_under_another_name(
+    library, tmp_path
+):
+    old = "import pynvml; del pynvml.nvmlDeviceGetCurrentClocksEventReasons"
+    first, _ = read_by_nvml(library, tmp_path, before=old, NVML_REASONS=0x20)
+    assert first["slowed"] == "by heat (software)"
 
 
 def test_a_driver_that_does_not_answer_is_told(library, tmp_path):

@@ -102,16 +102,12 @@ def test_a_busy_camera_leaves_another_its_rate(grounding, camera_of):
     def least_answered(message):
         return min(entry["counts"]["answered"] for entry in told(message)["queries"])
 
-    busy = node.wait_for("grounding/front/queries", lambda m: least_answered(m) >= 8)
-
-    def has_its_share(message):
-        # On a slow machine two answers a second are more than the model has in all: then it takes
-        # turns, and this query comes as often as the six, which are asked together.
-        entry = told(message)["queries"][0]
-        in_turn = entry["counts"]["answered"] >= least_answered(busy) - 2
-        return entry["rate_hz"] > 1.6 or in_turn
-
-    node.wait_for("grounding/wrist/queries", has_its_share)
+    busy = node.wait_for("grounding/front/queries", lambda m: least_answered(m) >= 20)
+    heard = len(node.received["grounding/wrist/queries"])
+    counts = told(node.wait_for("grounding/wrist/queries", after=heard))["queries"][0]["counts"]
+    # On a slow machine two answers a second are more than the model has in all: then it takes
+    # turns, and this query comes as often as the six, which are asked together.
+    assert counts["missed"] <= 3 or counts["answered"] >= least_answered(busy) - 3
 
 
 def test_each_camera_has_its_lines_on_diagnostics_and_the_engine_one(grounding, camera_of):

@@ -41,30 +41,47 @@ def test_what_is_forgotten_while_its_answer_is_replayed_does_not_come_back(
     assert [t.query_id for t in tracker.targets()] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("num_at_first", "num_each_step", "waits_for"),
+    [
+        (8, 0, 0),  # nothing else comes
+        (8, 1, None),  # as many as are followed: it must end all the same
+        (3, 0, 0),
+    ],
+)
 def test_frames_that_came_meanwhile_are_caught_up_with_while_others_come(
-    make_stream, pan, monkeypatch
+    make_stream, pan, monkeypatch, num_at_first, num_each_step, waits_for
 ):
     stream, tracker = make_stream(pan(60.0, 30.0)), Tracker()
-    frames = [stream.frame(number) for number in range(10)]
-    tracker.update(frames[0])
+    coming = iter([stream.frame(number) for number in range(1, 40)])
+    first = stream.frame(0)
+    tracker.update(first)
     replay, carry = tracker_module.replay, tracker_module.carry
     waits = []  # of each step behind the replay: whether a frame that came now would wait for it
 
+    def come(number):
+        monkeypatch.setattr(tracker_module, "carry", carry)
+        for _ in range(number):
+            tracker.update(next(coming))
+        monkeypatch.setattr(tracker_module, "carry", carry_and_look)
+
     def replay_while_frames_come(*arguments):
         found = replay(*arguments)
-        for frame in frames[1:]:
-            tracker.update(frame)
-        monkeypatch.setattr(tracker_module, "carry", carry_and_look)
+        come(num_at_first)
         return found
 
     def carry_and_look(*arguments):
         waits.append(tracker._lock.locked())
+        if not waits[-1]:
+            come(num_each_step)
         return carry(*arguments)
 
     monkeypatch.setattr(tracker_module, "replay", replay_while_frames_come)
-    tracker.measure(point_answer(frames[0], 200, 150), 1)
-    assert waits == [False] * 9
+    tracker.measure(point_answer(first, 200, 150), 1)
+    assert waits[:num_at_first] == [False] * num_at_first
+    if waits_for is not None:
+        assert waits[num_at_first:] == [True] * waits_for
     target = tracker.targets()[0]
-    assert (target.u, target.v) == pytest.approx(
-        tuple(stream.moved((200, 150), 0.0, 9 / 30)[0]), abs=1.0
-    )
+    now_s = target.stamp_ns / 1e9
+    place = tuple(stream.moved((200, 150), 0.0, now_s)[0])
+    assert (target.u, target.v) == pytest.approx(place, abs=1.0)
