@@ -76,7 +76,10 @@ def test_a_video_is_served_asked_and_ended_by_ctrl_c(served, capsys):
     [
         (["--url", "http://127.0.0.1:1", "count: mugs"], "does not answer as a live page does"),
         (["--url", "gopher://robot", "count: mugs"], "no address of a page"),
-        (["--url", "robot:8080", "a.mp4", "count: mugs"], "leave the files, --out and --rerun away"),
+        (
+            ["--url", "robot:8080", "a.mp4", "count: mugs"],
+            "leave the files, --out and --rerun away",
+        ),
     ],
 )
 def test_a_page_that_is_none_is_one_clear_line(capsys, arguments, words):
