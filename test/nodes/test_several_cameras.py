@@ -102,12 +102,19 @@ def test_a_busy_camera_leaves_another_its_rate(grounding, camera_of):
     def least_answered(message):
         return min(entry["counts"]["answered"] for entry in told(message)["queries"])
 
-    busy = node.wait_for("grounding/front/queries", lambda m: least_answered(m) >= 20)
-    heard = len(node.received["grounding/wrist/queries"])
-    counts = told(node.wait_for("grounding/wrist/queries", after=heard))["queries"][0]["counts"]
-    # On a slow machine two answers a second are more than the model has in all: then it takes
-    # turns, and this query comes as often as the six, which are asked together.
-    assert counts["missed"] <= 3 or counts["answered"] >= least_answered(busy) - 3
+    def after_rounds(number):
+        """Answers to each of the six, and what became of the other camera's query since then."""
+        busy = node.wait_for("grounding/front/queries", lambda m: least_answered(m) >= number)
+        heard = len(node.received["grounding/wrist/queries"])
+        rare = node.wait_for("grounding/wrist/queries", after=heard)
+        return least_answered(busy), told(rare)["queries"][0]["counts"]
+
+    (rounds, before), (more_rounds, now) = after_rounds(5), after_rounds(25)
+    answered, missed = (now[name] - before[name] for name in ("answered", "missed"))
+    # A model that is too slow for two answers a second takes turns: by lateness, the query is asked
+    # after at most two rounds of the six, which are asked together.
+    assert answered >= 2  # what is never asked misses nothing
+    assert missed <= 3 or answered >= (more_rounds - rounds) // 2 - 1
 
 
 def test_each_camera_has_its_lines_on_diagnostics_and_the_engine_one(grounding, camera_of):
