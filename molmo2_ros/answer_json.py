@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from molmo2_ros.answers.answer import Answer
+from molmo2_ros.camera.frame import Frame
 from molmo2_ros.camera.stamp import stamp_json
 from molmo2_ros.prompt.query import Query
 from molmo2_ros.scheduler import Counts
@@ -19,11 +20,9 @@ from molmo2_ros.tracking.target import Target
 def answer_payload(
     answer: Answer,
     rows: Sequence[Target],
-    *,
     query_id: int,
-    frame_id: str,
-    width: int,
-    height: int,
+    frame: Frame,
+    *,
     refused: bool = False,
 ) -> dict[str, Any]:
     """One answer, whole or partial, as the object that ~/answer holds.
@@ -32,14 +31,12 @@ def answer_payload(
         answer: what the model said.
         rows: its points as targets, one per point and answered frame.
         query_id: 0 for a free question (~/ask).
-        frame_id: of the camera.
-        width: of the image, pixels.
-        height: of the image, pixels.
+        frame: the newest of the answer's clip.
         refused: the model cannot be asked this; the reason is the answer's only problem.
     """
     return {
         "stamp": stamp_json(answer.stamps_ns[-1]),
-        "frame_id": frame_id,
+        "frame_id": frame.frame_id,
         "query": query_json(answer.query, query_id),
         "text": answer.text,
         "label": answer.label,
@@ -50,7 +47,7 @@ def answer_payload(
         "refused": refused,
         "problems": list(answer.problems),
         "degenerate": answer.degenerate,
-        "image": {"width": width, "height": height},
+        "image": {"width": frame.width, "height": frame.height},
         "clip_stamps": [stamp_json(stamp_ns) for stamp_ns in answer.stamps_ns],
         "points": [
             {

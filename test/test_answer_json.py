@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
+
 from molmo2_ros.answer_json import QueryState, answer_payload, payload_json, queries_payload
 from molmo2_ros.answers.answer import Answer, AnsweredPoint, Timing
+from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.scheduler import Counts
 from molmo2_ros.standing import StandingQueries
@@ -46,11 +49,14 @@ def row(stamp_ns, track_id, **changes):
     return Target(**{**fields, **changes})
 
 
+FRAME = Frame(image=np.zeros((240, 320, 3), np.uint8), stamp_ns=0, frame_id="camera")
+
+
 def parsed(answer, rows=()):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    told = answer_payload(answer, rows, query_id=3, frame_id="camera", width=320, height=240)
+    told = answer_payload(answer, rows, 3, FRAME)
     return json.loads(payload_json(told), parse_constant=refuse)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,11 @@ from molmo2_ros.camera.sources import (
 )
 from molmo2_ros.cli.annotate import annotate_pictures, annotate_stream, check_output
 from molmo2_ros.cli.findings import as_json, as_table
+from molmo2_ros.cli.optional import import_part
 from molmo2_ros.cli.page import ask_page
 from molmo2_ros.cli.pictures import ask_pictures
 from molmo2_ros.cli.stream import ask_stream
-from molmo2_ros.errors import ConfigError, ImageError, QueryError
+from molmo2_ros.errors import ImageError, QueryError
 from molmo2_ros.opening import grounder_of, open_model
 from molmo2_ros.prompt.query import Detail, Query, QueryKind, asked_once, parse_query
 from molmo2_ros.prompt.subtitles import read_subtitles
@@ -174,8 +174,13 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.out is not None:
         check_output(options.out)
-    recorder = None if options.rerun is None else _recorder()
-    if recorder is not None:
+    recorder = None
+    if options.rerun is not None:
+        recorder = import_part(
+            "molmo2_ros.cli.rerun",
+            needed_by="--rerun",
+            cure='`pip install "molmo2_ros[rerun]"` (with NumPy 2)',
+        )
         recorder.check_recording(options.rerun)
     subtitles = () if options.subtitles is None else read_subtitles(options.subtitles)
 
@@ -223,21 +228,6 @@ def run(options: argparse.Namespace) -> None:
         else:
             recorder.record_stream(open_frames, result, options.rerun)
         print(f"wrote {options.rerun}; open it with: rerun {options.rerun}", file=sys.stderr)
-
-
-def _recorder() -> Any:
-    """The writer of recordings, which needs a package that most users do without.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return importlib.import_module("molmo2_ros.cli.rerun")
-    except ImportError as error:
-        raise ConfigError(
-            f"--rerun needs {error.name or error}, which is not installed here: "
-            '`pip install "molmo2_ros[rerun]"` (with NumPy 2)'
-        ) from error
 
 
 def _query(options: argparse.Namespace) -> Query:

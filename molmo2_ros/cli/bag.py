@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import Any
 
-from molmo2_ros.errors import ConfigError
+from molmo2_ros.cli.optional import import_part
 from molmo2_ros.runtime.engine import DEVICES
 
 _DESCRIPTION = """\
@@ -67,11 +66,9 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: ROS or the package rosbags is missing.
         Molmo2Error: the bag, a topic, a query or the engine cannot be used.
     """
-    try:
-        replay = importlib.import_module("molmo2_ros.ros.bag_replay")
-    except ImportError as error:
-        raise ConfigError(
-            f"molmo2 bag needs {error.name or error}, which is not installed here: source ROS 2, "
-            'and `pip install "molmo2_ros[recorder]"`'
-        ) from error
+    replay = import_part(
+        "molmo2_ros.ros.bag_replay",
+        needed_by="molmo2 bag",
+        cure='source ROS 2, and `pip install "molmo2_ros[recorder]"`',
+    )
     return int(replay.run(options))

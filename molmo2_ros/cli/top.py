@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from typing import Any
 
-from molmo2_ros.errors import ConfigError
+from molmo2_ros.cli.optional import import_part
 
 _DESCRIPTION = """\
 Shows running nodes in a terminal: a line for each stage from the camera to the points, the queries
@@ -44,11 +43,9 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: ROS or the terminal's library is missing.
     """
-    try:
-        view = importlib.import_module("molmo2_ros.ros.top")
-    except ImportError as error:
-        raise ConfigError(
-            f"molmo2 top needs {error.name or error}, which is not installed here: source ROS 2, "
-            'and `pip install "molmo2_ros[top]"`'
-        ) from error
+    view = import_part(
+        "molmo2_ros.ros.top",
+        needed_by="molmo2 top",
+        cure='source ROS 2, and `pip install "molmo2_ros[top]"`',
+    )
     return int(view.run(options))

@@ -68,15 +68,11 @@ def of_camera(
         node: those of the node.
         camera: what is said of the camera alone, None for the only one, which has no name.
     """
-    if camera is None and not node.query:
-        return node
-    more = () if camera is None else camera.queries
-    queries = tuple(text for text in (node.query, *node.queries, *more) if text) or ("",)
     if camera is None:
-        return replace(node, query="", queries=queries)
+        return node
+    queries = tuple(text for text in (*node.queries, *camera.queries) if text) or ("",)
     return replace(
         node,
-        query="",
         queries=queries,
         answer_rate_hz=camera.answer_rate_hz or node.answer_rate_hz,
         image_rotation=camera.image_rotation,
@@ -254,7 +250,7 @@ class GroundedCamera:
     def take_queries(self) -> None:
         """Let the queries of the parameter stand; a bad list given at start is reported instead."""
         try:
-            queries = parse_standing(self._parameters().queries)
+            queries = parse_standing(self._parameters().asked)
             gone = self.queries.replace_parameter(queries, time.monotonic())
         except Molmo2Error as error:
             self.problems.report("query", error)
@@ -276,7 +272,7 @@ class GroundedCamera:
             raise QueryError(f"of camera {self.name}: {error}") from error
 
     def _check_queries(self, parameters: GroundingParameters) -> None:
-        queries = parse_standing(parameters.queries)
+        queries = parse_standing(parameters.asked)
         if len(queries) > parameters.max_queries:
             raise QueryError(
                 f"{len(queries)} queries, expected at most max_queries = "

@@ -270,7 +270,7 @@ class GroundingNode(LifecycleNode):
                 "parameter cameras cannot change while the node runs, as its topics are made of "
                 "it; start the node again with the new names"
             )
-        if _asked(after) != _asked(before) or after.max_queries < before.max_queries:
+        if after.asked != before.asked or after.max_queries < before.max_queries:
             for name, camera in self._cameras.items():
                 camera.check_queries(self._parameters_of(name, after))
 
@@ -285,7 +285,7 @@ class GroundingNode(LifecycleNode):
             self._diagnostics_timer.reset()  # else the old period runs out first
         for camera in self._cameras.values():
             camera.queries.max_queries = after.max_queries
-            if _asked(before) != _asked(after):
+            if before.asked != after.asked:
                 camera.take_queries()
                 camera.publish_queries()
 
@@ -319,11 +319,6 @@ class GroundingNode(LifecycleNode):
         )
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(diagnostic_array(statuses, now_ns))
-
-
-def _asked(parameters: GroundingParameters) -> tuple[str, ...]:
-    """What stands about every camera, as it was written."""
-    return (parameters.query, *parameters.queries)
 
 
 def remote_settings(parameters: GroundingParameters) -> RemoteSettings:

@@ -301,6 +301,13 @@ class GroundingParameters:
         live=True,
     )
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """All standing queries as they were written: `query` before `queries`."""
+        if not self.query:
+            return self.queries
+        return (self.query, *(text for text in self.queries if text))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundedCameraParameters:

@@ -104,15 +104,7 @@ class Results:
         refused: bool = False,
     ) -> None:
         """See AnswerSink."""
-        payload = answer_payload(
-            answer,
-            rows,
-            query_id=query_id,
-            frame_id=frame.frame_id,
-            width=frame.width,
-            height=frame.height,
-            refused=refused,
-        )
+        payload = answer_payload(answer, rows, query_id, frame, refused=refused)
         self._answer.publish(String(data=payload_json(payload)))
         if answer.partial or refused:
             return

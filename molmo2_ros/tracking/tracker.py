@@ -169,9 +169,7 @@ class Tracker:
             if is_near:  # or frames come faster than patches follow
                 return patches, reached
             num_before = len(frames)
-            for before, after in pairwise(frames):
-                patches = carry(patches, before, after)
-            reached = frames[-1]
+            patches, reached = _along(patches, frames), frames[-1]
 
     # The rest is called with _lock held.
 
@@ -233,11 +231,7 @@ class Tracker:
     def _catch_up(self, patches: Patches, reached: GreyFrame) -> Patches | None:
         """Carry on over frames that came meanwhile; None if the stream began anew."""
         frames = self._since(reached)
-        if not frames:
-            return None
-        for before, after in pairwise(frames):
-            patches = carry(patches, before, after)
-        return patches
+        return _along(patches, frames) if frames else None
 
     def _identify(
         self, objects: Sequence[AnsweredObject], query_id: int, answer: Answer
@@ -359,6 +353,13 @@ class Tracker:
             confidence=confidence,
             measured=measured,
         )
+
+
+def _along(patches: Patches, frames: Sequence[GreyFrame]) -> Patches:
+    """Patches of the first frame, carried to the last one."""
+    for before, after in pairwise(frames):
+        patches = carry(patches, before, after)
+    return patches
 
 
 def _start(entry: AnsweredObject) -> Start:

@@ -176,15 +176,7 @@ class LocalBackend:
         refused: bool = False,
     ) -> None:
         """See AnswerSink."""
-        told = answer_payload(
-            answer,
-            rows,
-            query_id=query_id,
-            frame_id=frame.frame_id,
-            width=frame.width,
-            height=frame.height,
-            refused=refused,
-        )
+        told = answer_payload(answer, rows, query_id, frame, refused=refused)
         assert self._hub is not None
         self._hub.tell_answer(NODE, told)
 

@@ -10,6 +10,7 @@ from std_msgs.msg import String
 
 from molmo2_ros.answer_json import answer_payload, payload_json
 from molmo2_ros.answers.answer import Answer
+from molmo2_ros.camera.frame import Frame
 from molmo2_ros.prompt.query import parse_query
 from molmo2_ros.ros import images
 from molmo2_ros.ros.clouds import points_cloud, tracks_cloud
@@ -42,6 +43,9 @@ def mugs(number):
     ]
 
 
+FRAME = Frame(image=np.zeros((48, 64, 3), np.uint8), stamp_ns=STAMP_NS, frame_id="camera")
+
+
 @pytest.fixture
 def watcher(node_under_test, tmp_path):
     spectator = Watcher(tmp_path)
@@ -51,7 +55,7 @@ def watcher(node_under_test, tmp_path):
 
 def answer_message(question="point: the red mug", rows=(), **fields):
     answer = Answer(query=parse_query(question), stamps_ns=(STAMP_NS,), **{"text": "", **fields})
-    told = answer_payload(answer, rows, query_id=2, frame_id="camera", width=64, height=48)
+    told = answer_payload(answer, rows, 2, FRAME)
     return String(data=payload_json(told))
 
 
